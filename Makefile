@@ -1,0 +1,54 @@
+# The one entry point. `make help` lists the targets.
+#
+# There is one build profile (release) for run, test and CI, and the target directory lies outside
+# the checkout, so that RocksDB's C++ is compiled once per machine.
+
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mainstem/target
+export MAINSTEM_CLIENTS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mainstem/clients
+BINARY := $(CARGO_TARGET_DIR)/release/mainstem
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test unit clients system suites lint fmt clients-install bench print-binary
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+run: build ## build and run one node on 127.0.0.1, data in ./data
+	@exec $(BINARY) serve --data-dir ./data $(ARGS)
+
+build: ## build the binary (the first time compiles RocksDB: 10 to 20 minutes)
+	@./scripts/need-tools
+	@$(CARGO) build --release --locked
+
+print-binary: ## print the path of the binary that `make build` makes
+	@echo $(BINARY)
+
+test: unit clients ## everything that a change must pass
+
+unit: ## unit, property and raw-socket tests
+	@./scripts/need-tools
+	@$(CARGO) build --release --locked
+	@MAINSTEM_BINARY=$(BINARY) $(CARGO) test --release --locked --workspace
+
+clients: build clients-install ## whole-binary tests with real clients
+	@MAINSTEM_BINARY=$(BINARY) ./scripts/client-tests
+
+clients-install: ## install the clients that the tests use, in a private environment
+	@./scripts/install-clients
+
+soak: build clients-install ## 20 rounds of kill -9 under mixed load (long)
+	@MAINSTEM_BINARY=$(BINARY) ./scripts/client-tests -m soak
+
+bench: build clients-install ## the figures of docs/first-light.md, beside Kafka and Mosquitto (long)
+	@MAINSTEM_BINARY=$(BINARY) ./scripts/bench
+
+lint: ## rustfmt, clippy, licences and bans, dependency arrows
+	@./scripts/need-tools
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	@./scripts/need-deny && $(CARGO) deny --log-level error check bans licenses sources
+	@$(CARGO) test --release --locked -q -p mainstem-tests --test arrows
+
+fmt: ## format everything
+	@$(CARGO) fmt --all

@@ -1,0 +1,1 @@
+//! The Kafka protocol: framing, bounded decode, one file per API family.

@@ -1,0 +1,1 @@
+//! The MQTT protocol: codec, packet-level session machine, connection shell.

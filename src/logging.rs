@@ -1,0 +1,18 @@
+//! Logs, for people or as JSON lines, on standard error.
+
+use mainstem_config::{Config, LogFormat};
+use tracing_subscriber::EnvFilter;
+
+pub(crate) fn start(config: &Config) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&config.log_level)
+        .map_err(|error| format!("mainstem.log.level '{}': {error}", config.log_level))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match config.log_format {
+        LogFormat::Human => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}

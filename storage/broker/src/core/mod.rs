@@ -1,0 +1,285 @@
+//! What every part of the broker stands on: the environment, the configuration, metadata, the log
+//! and the partitions that are open here.
+//!
+//! Nothing about a protocol, a group or a session lives here.
+
+mod roll;
+mod startup;
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use mainstem_config::{CleanupPolicy, Config, FlushPolicy, TopicConfig};
+use mainstem_env::Env;
+use mainstem_log::{
+    Flush, Log, LogEvent, Partition, PartitionSettings, PartitionSpec, SegmentSpec,
+};
+use mainstem_metadata::{Image, Metadata, PartitionRecord, Topic};
+use mainstem_record::{BrokerId, Incarnation, PartitionId, PartitionIndex, SegmentId, TopicId};
+use parking_lot::RwLock;
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use crate::{error_code::ErrorCode, offsets::ProducerIds};
+
+/// How many partitions are opened or sealed at once at start.
+pub(crate) const PARTITIONS_AT_ONCE: usize = 16;
+
+/// What a broker is started with.
+pub struct BrokerDeps {
+    /// The outside world.
+    pub env: Env,
+    /// The node's configuration.
+    pub config: Arc<Config>,
+    /// The metadata service, started.
+    pub metadata: Metadata,
+    /// The segment log, started, no partition open.
+    pub log: Log,
+    /// What the log tells its owner.
+    pub log_events: mpsc::Receiver<LogEvent>,
+    /// Where metrics are registered.
+    pub registry: prometheus::Registry,
+    /// Host and port that Kafka clients are told to connect to.
+    pub advertise: (String, u16),
+    /// The identity of the data directory.
+    pub directory_id: Uuid,
+}
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The metadata service refused or is not available.
+    #[error("metadata: {0}")]
+    Metadata(#[from] mainstem_metadata::ProposeError),
+    /// The log could not be opened.
+    #[error("log: {0}")]
+    Log(#[from] mainstem_log::LogError),
+    /// An internal topic could not be read back.
+    #[error("internal topic {topic}, partition {partition}: {reason}")]
+    Replay {
+        /// The topic's name.
+        topic: String,
+        /// The partition.
+        partition: PartitionIndex,
+        /// What went wrong, for people.
+        reason: String,
+    },
+    /// A partition that the coordinators need refuses to work.
+    #[error("internal topic {topic}: {code}")]
+    Internal {
+        /// The topic's name.
+        topic: String,
+        /// Why.
+        code: ErrorCode,
+    },
+    /// A metric could not be registered.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// What the parts of the broker share.
+pub struct Core {
+    pub(crate) env: Env,
+    pub(crate) config: Arc<Config>,
+    pub(crate) metadata: Metadata,
+    pub(crate) log: Log,
+    pub(crate) registry: prometheus::Registry,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    pub(crate) incarnation: Incarnation,
+    /// Partitions that are damaged or could not be opened, with the reason.
+    failed: RwLock<HashMap<PartitionId, String>>,
+    /// Resolved configs by topic, with the version of the metadata that they come from.
+    topic_configs: DashMap<TopicId, (u64, Arc<TopicConfig>)>,
+    /// Producer ids that this node may give out.
+    pub(crate) producer_ids: Mutex<ProducerIds>,
+    /// Held while the set of topics and partitions changes, so that metadata and open partitions
+    /// change together.
+    pub(crate) topics_change: Mutex<()>,
+}
+
+// === impl Core ===
+
+impl Core {
+    /// The present metadata.
+    pub(crate) fn image(&self) -> Arc<Image> {
+        self.metadata.image()
+    }
+
+    /// This node.
+    pub(crate) fn node_id(&self) -> BrokerId {
+        BrokerId(self.config.node_id)
+    }
+
+    /// A topic's configs over the broker's defaults. Resolved once per version of the metadata,
+    /// since every produce asks.
+    pub(crate) fn topic_config(&self, topic: &Topic) -> Arc<TopicConfig> {
+        let version = self.image().version;
+        if let Some(cached) = self.topic_configs.get(&topic.id) {
+            let (at, config) = cached.value();
+            if *at == version {
+                return config.clone();
+            }
+        }
+        let config = Arc::new(self.resolve_topic_config(topic));
+        self.topic_configs.insert(topic.id, (version, config.clone()));
+        config
+    }
+
+    fn resolve_topic_config(&self, topic: &Topic) -> TopicConfig {
+        let overrides = topic.configs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let mut config = TopicConfig::resolve(&self.topic_defaults(), overrides);
+        if topic.internal && !topic.configs.contains_key("cleanup.policy") {
+            config.cleanup = CleanupPolicy { delete: false, compact: true };
+        }
+        config
+    }
+
+    /// The defaults of topic configs: the file's, with what was changed at run time over it.
+    pub(crate) fn topic_defaults(&self) -> TopicConfig {
+        let image = self.image();
+        let overrides = image.broker_configs.iter().filter_map(|(name, value)| {
+            let key = mainstem_config::topic_keys()
+                .iter()
+                .find(|key| key.broker_synonym == Some(name.as_str()))?;
+            Some((key.name, value.as_str()))
+        });
+        let changed: Vec<(&str, &str)> = overrides.collect();
+        TopicConfig::resolve(&self.config.topic, changed.into_iter())
+    }
+
+    /// What the log needs to know of a topic's configs.
+    pub(crate) fn partition_settings(&self, topic: &Topic) -> PartitionSettings {
+        let config = self.topic_config(topic);
+        // One replica has nothing to lean on, so acknowledged means synced unless told otherwise.
+        let flush = match config.flush {
+            Some(FlushPolicy::Os) => Flush::Os,
+            Some(FlushPolicy::Interval) => Flush::Interval,
+            Some(FlushPolicy::Always) => Flush::Always,
+            None if topic.replication_factor <= 1 => Flush::Always,
+            None => Flush::Interval,
+        };
+        PartitionSettings {
+            flush,
+            segment_bytes: config.segment_bytes,
+            segment_ms: config.segment_ms,
+            timestamp_type: config.message_timestamp_type,
+        }
+    }
+
+    /// A partition that is led and open here.
+    pub(crate) fn partition(&self, id: PartitionId) -> Result<Partition, ErrorCode> {
+        if let Some(partition) = self.log.partition(id) {
+            return Ok(partition);
+        }
+        if self.failed.read().contains_key(&id) {
+            return Err(ErrorCode::KafkaStorageError);
+        }
+        Err(ErrorCode::UnknownTopicOrPartition)
+    }
+
+    /// Starts a task that [`Core::close`] waits for.
+    pub(crate) fn spawn(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.env.spawn(name, self.tasks.track_future(future));
+    }
+
+    /// A new segment's id.
+    pub(crate) fn new_segment_id(&self) -> SegmentId {
+        SegmentId(Uuid::from_bytes(self.env.random_uuid()))
+    }
+
+    /// Opens one partition of a topic, or marks it failed: damage in one partition never stops the
+    /// rest.
+    pub(crate) async fn open_partition(&self, topic: &Topic, index: PartitionIndex) {
+        let id = PartitionId { topic: topic.id, index };
+        let Some(record) = usize::try_from(index.0).ok().and_then(|i| topic.partitions.get(i))
+        else {
+            return;
+        };
+        let spec = self.partition_spec(topic, id, record);
+        if let Err(error) = self.log.open_partition(spec).await {
+            tracing::error!(topic = %topic.name, partition = index.0, %error, "partition failed");
+            self.mark_failed(id, error.to_string());
+        }
+    }
+
+    fn partition_spec(
+        &self,
+        topic: &Topic,
+        id: PartitionId,
+        record: &PartitionRecord,
+    ) -> PartitionSpec {
+        let segments = record.segments.iter().map(|segment| SegmentSpec {
+            id: segment.id,
+            base: segment.base,
+            epoch: segment.epoch,
+            end: segment.end,
+        });
+        PartitionSpec {
+            id,
+            log_start: record.log_start,
+            segments: segments.collect(),
+            settings: self.partition_settings(topic),
+        }
+    }
+
+    /// Remembers that a partition does not work and why.
+    pub(crate) fn mark_failed(&self, id: PartitionId, reason: String) {
+        self.failed.write().insert(id, reason);
+    }
+
+    /// Forgets a partition that is gone.
+    pub(crate) fn forget_failed(&self, id: PartitionId) {
+        self.topic_configs.remove(&id.topic);
+        self.failed.write().remove(&id);
+    }
+
+    /// How many partitions have failed.
+    pub(crate) fn failed_count(&self) -> usize {
+        self.failed.read().len()
+    }
+
+    /// Why the node is not ready.
+    pub(crate) fn readiness(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if !self.metadata.health().leader {
+            reasons.push("metadata: no leader".to_owned());
+        }
+        for shard in self.log.health() {
+            reasons.push(format!("log shard {}: {}", shard.shard, shard.reason));
+        }
+        if self.stop.is_cancelled() {
+            reasons.push("stopping".to_owned());
+        }
+        reasons
+    }
+
+    /// Stops the background tasks and waits for them, at most `limit`.
+    pub(crate) async fn close(&self, limit: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        if self.env.timeout(limit, self.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.tasks.len(), "background tasks did not end in time");
+        }
+    }
+}
+
+/// Whether a topic of this name can be: Kafka's rule (`[A-Za-z0-9._-]{1,249}`, not `.` or `..`).
+pub(crate) fn is_legal_topic_name(name: &str) -> bool {
+    /// Kafka's limit: the name and a partition number must fit into a file name.
+    const NAME_BYTES_MAX: usize = 249;
+    !name.is_empty()
+        && name.len() <= NAME_BYTES_MAX
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}

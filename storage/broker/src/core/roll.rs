@@ -1,0 +1,131 @@
+//! Rolling: the seal of the active segment and the opening of the next one, decided in metadata.
+//!
+//! Order: freeze and sync the active segment, commit `SealAndOpen`, then open the next segment. A
+//! crash before the commit leaves the old segment active; after it the chain says where the old one
+//! ends, and the log makes the next file when it opens the partition.
+
+use mainstem_log::{Partition, SealInfo, SegmentSpec};
+use mainstem_metadata::{Applied, Command, PartitionRecord, SealAndOpen, SegmentRecord};
+use mainstem_record::{PartitionId, SegmentId};
+
+use super::{BrokerError, Core, PARTITIONS_AT_ONCE};
+use crate::error_code::ErrorCode;
+
+impl Core {
+    /// Seals the active segment of a partition and opens the next one. Does nothing if `segment` is
+    /// no longer the active one.
+    pub(crate) async fn roll(&self, id: PartitionId, segment: SegmentId) -> Result<(), ErrorCode> {
+        let image = self.image();
+        let record = image.partition(id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        let Some(active) = record.active().filter(|active| active.id == segment) else {
+            return Ok(());
+        };
+        let partition = self.partition(id)?;
+        self.roll_group(vec![(partition, active.clone())]).await.map_err(|error| {
+            tracing::warn!(%error, partition = ?id, "segment not rolled; tried again later");
+            ErrorCode::UnknownServerError
+        })
+    }
+
+    /// Every start has a new incarnation, and a segment has one leader for its whole life, so
+    /// what an earlier incarnation led is sealed (`seal-protocol` R5).
+    pub(super) async fn seal_earlier_incarnations(&self) -> Result<(), BrokerError> {
+        let image = self.image();
+        let stale = |record: &PartitionRecord| {
+            record.active().filter(|active| active.leader_incarnation != self.incarnation).cloned()
+        };
+        let mut work = Vec::new();
+        for partition in self.log.partitions() {
+            let active = image.partition(partition.id()).and_then(|record| stale(record));
+            work.extend(active.map(|active| (partition, active)));
+        }
+        let mut work = work.into_iter();
+        loop {
+            let group: Vec<_> = work.by_ref().take(PARTITIONS_AT_ONCE * 16).collect();
+            if group.is_empty() {
+                return Ok(());
+            }
+            self.roll_group(group).await?;
+        }
+    }
+
+    async fn roll_group(
+        &self,
+        group: Vec<(Partition, SegmentRecord)>,
+    ) -> Result<(), BrokerError> {
+        let mut frozen = Vec::new();
+        for (partition, active) in group {
+            match partition.seal_begin().await {
+                Ok(info) if info.segment == active.id => frozen.push((partition, active, info)),
+                Ok(_) => partition.seal_abort().await,
+                Err(error) => {
+                    tracing::warn!(partition = ?partition.id(), %error, "segment not sealed");
+                }
+            }
+        }
+        let next: Vec<SegmentId> = frozen.iter().map(|_| self.new_segment_id()).collect();
+        let seals = frozen.iter().zip(&next).map(|((partition, active, info), next)| {
+            self.seal_command(partition.id(), active, info, *next)
+        });
+        let command = Command::SealAndOpen { seals: seals.collect() };
+        let applied = match self.metadata.propose(command).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                for (partition, ..) in &frozen {
+                    partition.seal_abort().await;
+                }
+                return Err(error.into());
+            }
+        };
+        let Applied::SealedAndOpened { results } = applied else {
+            panic!("metadata answered a seal with {applied:?}");
+        };
+        for (((partition, active, info), next), result) in frozen.iter().zip(next).zip(results) {
+            match result {
+                Ok(()) => {
+                    let spec = SegmentSpec {
+                        id: next,
+                        base: info.end,
+                        epoch: active.epoch.next(),
+                        end: None,
+                    };
+                    self.open_next(partition, spec).await;
+                }
+                Err(error) => {
+                    tracing::warn!(partition = ?partition.id(), %error, "seal refused");
+                    partition.seal_abort().await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn seal_command(
+        &self,
+        partition: PartitionId,
+        active: &SegmentRecord,
+        info: &SealInfo,
+        next: SegmentId,
+    ) -> SealAndOpen {
+        SealAndOpen {
+            partition,
+            segment: active.id,
+            version: active.version,
+            end: info.end,
+            bytes: info.bytes,
+            max_timestamp: info.max_timestamp,
+            digest: Some(info.digest.to_be_bytes()),
+            next,
+            leader: self.node_id(),
+            leader_incarnation: self.incarnation,
+        }
+    }
+
+    /// The decision is made, so a failure here fails the partition: its chain has moved on.
+    async fn open_next(&self, partition: &Partition, next: SegmentSpec) {
+        if let Err(error) = partition.seal_commit(next).await {
+            tracing::error!(partition = ?partition.id(), %error, "next segment not opened");
+            self.mark_failed(partition.id(), error.to_string());
+        }
+    }
+}

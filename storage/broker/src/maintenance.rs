@@ -1,0 +1,191 @@
+//! Background work on the log: rolls that the log asks for, rolls by age, retention.
+//!
+//! Each change of a chain of segments is a metadata command first; the files follow.
+
+use std::{sync::Arc, time::Duration};
+
+use mainstem_log::{LogEvent, Partition, SegmentInfo};
+use mainstem_metadata::{Command, Topic, TopicOrigin};
+use mainstem_record::{Offset, SegmentId};
+use tokio::sync::mpsc;
+
+use crate::core::Core;
+
+/// How often segments are looked at for their age; retention has its own, configured interval.
+const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(30);
+
+pub(crate) fn start(core: &Arc<Core>, events: mpsc::Receiver<LogEvent>) {
+    core.spawn("log events", follow_events(core.clone(), events));
+    core.spawn("retention", keep_retention(core.clone()));
+    core.spawn("segment age", keep_age(core.clone()));
+}
+
+async fn follow_events(core: Arc<Core>, mut events: mpsc::Receiver<LogEvent>) {
+    loop {
+        let event = tokio::select! {
+            () = core.stop.cancelled() => return,
+            event = events.recv() => event,
+        };
+        match event {
+            None => return,
+            Some(LogEvent::RollWanted { partition, segment, reason }) => {
+                tracing::debug!(?partition, ?reason, "rolling");
+                // A refusal is logged; the log asks again at the next append.
+                let _ = core.roll(partition, segment).await;
+            }
+            Some(LogEvent::PartitionFailed { partition, reason }) => {
+                tracing::error!(?partition, %reason, "partition failed");
+                core.mark_failed(partition, reason);
+            }
+            Some(LogEvent::ShardFailed { shard, reason }) => {
+                tracing::error!(shard, %reason, "I/O shard failed: it acknowledges nothing more");
+            }
+        }
+    }
+}
+
+async fn keep_age(core: Arc<Core>) {
+    while wait(&core, AGE_CHECK_INTERVAL).await {
+        let image = core.image();
+        for partition in core.log.partitions() {
+            let Some(topic) = image.topic_by_id(partition.id().topic) else { continue };
+            let segment_ms = core.topic_config(topic).segment_ms;
+            let now = core.env.wall_ms();
+            let old = partition.segments().into_iter().find(|segment| {
+                segment.end.is_none()
+                    && segment.bytes > 0
+                    && now.saturating_sub(segment.created_wall_ms) >= segment_ms
+            });
+            if let Some(segment) = old {
+                // A refusal is logged and tried again at the next check.
+                let _ = core.roll(partition.id(), segment.id).await;
+            }
+        }
+    }
+}
+
+async fn keep_retention(core: Arc<Core>) {
+    let interval = Duration::from_millis(core.config.storage.retention_check_ms);
+    while wait(&core, interval).await {
+        core.apply_retention().await;
+    }
+}
+
+/// Whether to go on after `interval`.
+async fn wait(core: &Core, interval: Duration) -> bool {
+    tokio::select! {
+        () = core.stop.cancelled() => false,
+        () = core.env.sleep(interval) => true,
+    }
+}
+
+// === impl Core ===
+
+impl Core {
+    /// One round: by time and size per topic, then the node-wide budget of topics that MQTT made.
+    pub(crate) async fn apply_retention(&self) {
+        let image = self.image();
+        for partition in self.log.partitions() {
+            let Some(topic) = image.topic_by_id(partition.id().topic) else { continue };
+            let expired = self.expired(topic, &partition);
+            self.drop_prefix(&partition, &expired).await;
+        }
+        self.keep_mqtt_budget().await;
+    }
+
+    /// The sealed segments, oldest first, that time, size or the log start have passed.
+    fn expired(&self, topic: &Topic, partition: &Partition) -> Vec<SegmentInfo> {
+        let config = self.topic_config(topic);
+        let log_start = partition.ends().log_start;
+        let segments = partition.segments();
+        let now = self.env.wall_ms();
+        let mut excess = match config.retention_bytes {
+            limit if limit >= 0 && config.cleanup.delete => {
+                partition.size_bytes().saturating_sub(limit.unsigned_abs())
+            }
+            _ => 0,
+        };
+        let mut expired = Vec::new();
+        for segment in segments {
+            let Some(end) = segment.end else { break };
+            let too_old = config.cleanup.delete
+                && config.retention_ms >= 0
+                && now.saturating_sub(segment.max_timestamp.0) > config.retention_ms;
+            let too_much = excess >= segment.bytes && excess > 0;
+            if !(end <= log_start || too_old || too_much) {
+                break;
+            }
+            excess = excess.saturating_sub(segment.bytes);
+            expired.push(segment);
+        }
+        expired
+    }
+
+    async fn drop_prefix(&self, partition: &Partition, prefix: &[SegmentInfo]) {
+        let Some(end) = prefix.last().and_then(|segment| segment.end) else { return };
+        let log_start = end.max(partition.ends().log_start);
+        let segments: Vec<SegmentId> = prefix.iter().map(|segment| segment.id).collect();
+        if let Err(reason) = self.drop_segments(partition, segments, log_start).await {
+            tracing::warn!(partition = ?partition.id(), %reason, "retention not applied");
+        }
+    }
+
+    async fn drop_segments(
+        &self,
+        partition: &Partition,
+        segments: Vec<SegmentId>,
+        log_start: Offset,
+    ) -> Result<(), String> {
+        let command = Command::DeleteSegments {
+            partition: partition.id(),
+            segments: segments.clone(),
+            log_start,
+        };
+        self.metadata.propose(command).await.map_err(|error| error.to_string())?;
+        let dropped = partition.drop_segments(&segments, log_start).await;
+        dropped.map_err(|error| error.to_string())?;
+        tracing::info!(partition = ?partition.id(), segments = segments.len(), "segments deleted");
+        Ok(())
+    }
+
+    /// Topics that MQTT made share a part of the disk; the oldest sealed segments go first.
+    async fn keep_mqtt_budget(&self) {
+        let Ok(space) = self.env.fs.space(&self.config.data_dir) else { return };
+        let percent = u64::from(self.config.mqtt.created_topics_disk_percent);
+        let budget = space.total / 100 * percent;
+        let image = self.image();
+        let is_ours = |partition: &Partition| {
+            let topic = image.topic_by_id(partition.id().topic);
+            topic.is_some_and(|topic| topic.origin == TopicOrigin::Mqtt)
+        };
+        let mut partitions = self.log.partitions();
+        partitions.retain(is_ours);
+        let mut used: u64 = partitions.iter().map(Partition::size_bytes).sum();
+        while used > budget {
+            let oldest = partitions
+                .iter()
+                .filter_map(|partition| {
+                    let first = partition.segments().into_iter().next()?;
+                    first.end.map(|_| (first.max_timestamp, partition, first))
+                })
+                .min_by_key(|(timestamp, ..)| *timestamp);
+            let Some((_, partition, segment)) = oldest else { return };
+            let (bytes, before) = (segment.bytes, partition.size_bytes());
+            self.drop_prefix(partition, &[segment]).await;
+            if partition.size_bytes() == before {
+                return;
+            }
+            used = used.saturating_sub(bytes);
+        }
+    }
+
+    /// Tells the log what changed in the configs of topics.
+    pub(crate) async fn apply_settings(&self) {
+        let image = self.image();
+        for partition in self.log.partitions() {
+            if let Some(topic) = image.topic_by_id(partition.id().topic) {
+                partition.update_settings(self.partition_settings(topic)).await;
+            }
+        }
+    }
+}

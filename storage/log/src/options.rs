@@ -1,0 +1,54 @@
+//! What the log is told at its start.
+
+use std::{path::PathBuf, time::Duration};
+
+/// How the log of a node is set up. [`LogOptions::new`] gives the defaults.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// The directory of the log; made if it is not there. Nobody else may write in it.
+    pub dir: PathBuf,
+    /// How many I/O shards partitions are spread over; at least 1.
+    pub shards: usize,
+    /// Bytes of recent batches kept in memory, over the whole node; split evenly over the shards.
+    pub tail_cache_bytes: usize,
+    /// Bytes of appends that may wait in one shard.
+    pub shard_inflight_bytes_max: usize,
+    /// Messages that may wait in the inbox of one shard.
+    pub shard_inflight_count_max: usize,
+    /// One index entry is made per this many bytes of a segment.
+    pub index_interval_bytes: u32,
+    /// Under [`crate::Flush::Interval`]: unsynced bytes of a partition that start a sync.
+    pub flush_interval_bytes: u64,
+    /// Under [`crate::Flush::Interval`]: how long bytes stay unsynced at most.
+    pub flush_interval: Duration,
+    /// Below this much free space appends are refused; internal topics go on to a quarter of it.
+    pub low_space_bytes: u64,
+    /// How long the state of a silent producer or QoS 2 session is kept.
+    pub producer_expiry: Duration,
+    /// The most bytes that one batch may have when it is decompressed for a timestamp look-up.
+    pub decompressed_bytes_max: usize,
+    /// Files of sealed segments that stay open.
+    pub open_files_max: usize,
+}
+
+// === impl LogOptions ===
+
+impl LogOptions {
+    /// The defaults, for the log in `dir`.
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            shards: 2,
+            tail_cache_bytes: 128 << 20,
+            shard_inflight_bytes_max: 64 << 20,
+            shard_inflight_count_max: 65_536,
+            index_interval_bytes: 4096,
+            flush_interval_bytes: 1 << 20,
+            flush_interval: Duration::from_millis(50),
+            low_space_bytes: 256 << 20,
+            producer_expiry: Duration::from_secs(24 * 60 * 60),
+            decompressed_bytes_max: 256 << 20,
+            open_files_max: 512,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The stored form of an [`Image`].
+//!
+//! JSON with a format number. Topics are a list in the order of their names, and the map by name is
+//! made from it, so equal images have equal bytes and the two maps cannot contradict each other.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use imbl::OrdMap;
+use mainstem_record::TopicId;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::StoreError,
+    image::{Broker, Image, Route, Topic},
+};
+
+/// The format that this build writes; it reads no other.
+pub(crate) const SNAPSHOT_FORMAT: u16 = 1;
+
+/// Read first, since another format may have other fields.
+#[derive(Deserialize)]
+struct Format {
+    format: u16,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Form {
+    format: u16,
+    version: u64,
+    cluster_id: String,
+    brokers: Vec<Broker>,
+    topics: Vec<Arc<Topic>>,
+    next_producer_id: i64,
+    broker_configs: OrdMap<String, String>,
+    routes: BTreeMap<String, Route>,
+}
+
+/// The bytes of an image.
+pub(crate) fn encode(image: &Image) -> Result<Vec<u8>, StoreError> {
+    let topic = |id: &TopicId| image.topics_by_id.get(id).cloned();
+    let form = Form {
+        format: SNAPSHOT_FORMAT,
+        version: image.version,
+        cluster_id: image.cluster_id.clone(),
+        brokers: image.brokers.values().cloned().collect(),
+        topics: image.topics.values().filter_map(topic).collect(),
+        next_producer_id: image.next_producer_id,
+        broker_configs: image.broker_configs.clone(),
+        routes: image.routes.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+    };
+    serde_json::to_vec(&form).map_err(damaged)
+}
+
+/// The image in `bytes`.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Image, StoreError> {
+    let Format { format } = serde_json::from_slice(bytes).map_err(damaged)?;
+    if format != SNAPSHOT_FORMAT {
+        return Err(StoreError::SnapshotFormat { found: format, known: SNAPSHOT_FORMAT });
+    }
+    let form: Form = serde_json::from_slice(bytes).map_err(damaged)?;
+    Ok(Image {
+        version: form.version,
+        cluster_id: form.cluster_id,
+        brokers: form.brokers.into_iter().map(|broker| (broker.id, broker)).collect(),
+        topics: form.topics.iter().map(|topic| (topic.name.clone(), topic.id)).collect(),
+        topics_by_id: form.topics.into_iter().map(|topic| (topic.id, topic)).collect(),
+        next_producer_id: form.next_producer_id,
+        broker_configs: form.broker_configs,
+        routes: form.routes.into_iter().collect(),
+    })
+}
+
+fn damaged(error: serde_json::Error) -> StoreError {
+    StoreError::Decode { what: "snapshot", error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_formats_and_cut_bytes_are_refused() {
+        let bytes = encode(&Image::default()).expect("encode");
+        assert_eq!(decode(&bytes).expect("decode"), Image::default());
+        assert!(decode(&bytes[..bytes.len() - 1]).is_err());
+        let error = decode(br#"{"format":9,"what":"ever"}"#).expect_err("format 9");
+        assert!(matches!(error, StoreError::SnapshotFormat { found: 9, .. }));
+    }
+}

@@ -1,0 +1,1 @@
+//! The launcher and the helpers of whole-binary tests.
