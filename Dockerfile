@@ -1,6 +1,5 @@
 # docker build -t mainstem .
-# docker run -p 9092:9092 -p 1883:1883 -p 8083:8083 -p 9404:9404 -v mainstem:/data mainstem \
-#     --kafka-advertise localhost:9092
+# docker run -p 9092:9092 -p 1883:1883 -p 8083:8083 -p 9404:9404 -v mainstem:/data mainstem
 FROM rust:1.95-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends libclang-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
@@ -15,6 +14,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends libstdc++6 curl
     && mkdir /data && chown mainstem /data
 COPY --from=build /target/release/mainstem /usr/local/bin/mainstem
 COPY config/mainstem.toml /etc/mainstem/mainstem.toml
+# What Kafka clients are told to connect to; set it to a name that they can reach.
+ENV MAINSTEM_KAFKA_ADVERTISE=localhost:9092
 USER mainstem
 VOLUME /data
 EXPOSE 9092 1883 8083 9404

@@ -4,7 +4,7 @@
 # the checkout, so that RocksDB's C++ is compiled once per machine.
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mainstem/target
-export MAINSTEM_CLIENTS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mainstem/clients
+export BROKER_CLIENTS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mainstem/clients
 BINARY := $(CARGO_TARGET_DIR)/release/mainstem
 CARGO ?= cargo
 
@@ -29,19 +29,19 @@ test: unit clients ## everything that a change must pass
 unit: ## unit, property and raw-socket tests
 	@./scripts/need-tools
 	@$(CARGO) build --release --locked
-	@MAINSTEM_BINARY=$(BINARY) $(CARGO) test --release --locked --workspace
+	@BROKER_BINARY=$(BINARY) $(CARGO) test --release --locked --workspace
 
 clients: build clients-install ## whole-binary tests with real clients
-	@MAINSTEM_BINARY=$(BINARY) ./scripts/client-tests
+	@BROKER_BINARY=$(BINARY) ./scripts/client-tests
 
 clients-install: ## install the clients that the tests use, in a private environment
 	@./scripts/install-clients
 
 soak: build clients-install ## 20 rounds of kill -9 under mixed load (long)
-	@MAINSTEM_BINARY=$(BINARY) ./scripts/client-tests -m soak
+	@BROKER_BINARY=$(BINARY) ./scripts/client-tests -m soak
 
 bench: build clients-install ## the figures of docs/first-light.md, beside Kafka and Mosquitto (long)
-	@MAINSTEM_BINARY=$(BINARY) ./scripts/bench
+	@BROKER_BINARY=$(BINARY) ./scripts/bench
 
 lint: ## rustfmt, clippy, licences and bans, dependency arrows
 	@./scripts/need-tools

@@ -104,7 +104,8 @@ async fn status(State(admin): State<Arc<Admin>>) -> Response {
         .log
         .health()
         .into_iter()
-        .map(|shard| json!({ "shard": shard.shard, "reason": shard.reason }))
+        .filter_map(|shard| Some((shard.shard, shard.failure?.to_string())))
+        .map(|(shard, reason)| json!({ "shard": shard, "reason": reason }))
         .collect();
     let mut reasons = admin.broker.readiness();
     reasons.sort();

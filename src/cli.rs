@@ -90,7 +90,7 @@ impl ServeArguments {
         if self.insecure {
             flags.push(("insecure".to_owned(), "true".to_owned()));
         }
-        let env = std::env::vars().filter(|(name, _)| name.starts_with("MAINSTEM_")).collect();
-        mainstem_config::load(Sources { file: self.config.clone(), env, flags })
+        let file = self.config.as_deref().map(mainstem_config::load_file).transpose()?;
+        mainstem_config::load(Sources { file, env: mainstem_config::process_env(), flags })
     }
 }

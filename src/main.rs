@@ -13,6 +13,7 @@ mod serve;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mainstem_config::Sources;
 
 fn main() -> ExitCode {
     match cli::Cli::parse().command {
@@ -54,7 +55,10 @@ fn serve_command(arguments: &cli::ServeArguments) -> ExitCode {
 }
 
 fn check_config(file: &std::path::Path) -> ExitCode {
-    match mainstem_config::load_file(file) {
+    let checked = mainstem_config::load_file(file).and_then(|source| {
+        mainstem_config::load(Sources { file: Some(source), ..Sources::default() })
+    });
+    match checked {
         Ok(_) => {
             println!("{}: valid", file.display());
             ExitCode::SUCCESS

@@ -7,12 +7,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use mainstem_broker::{Broker, BrokerDeps, BrokerError};
 use mainstem_config::Config;
-use mainstem_env::Env;
+use mainstem_env::{Env, Listener};
 use mainstem_kafka::{KafkaDeps, KafkaProtocol};
 use mainstem_log::{Log, LogError, LogOptions};
 use mainstem_metadata::{Metadata, MetadataError, MetadataOptions, StoreKind};
 use mainstem_mqtt::{MqttDeps, MqttProtocol, Transport};
-use mainstem_net::{Handler, ListenerOptions, Listening, NetError, NetMetrics};
+use mainstem_net::{Bound, ListenerOptions, Listening, NetError, NetMetrics};
 use prometheus::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -63,7 +63,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let env = Env::real();
-    let data_dir = identity::open(&env, &config)?;
+    let data_dir = identity::open(&env, &config).await?;
     let node = tokio::select! {
         node = start(env, Arc::new(config), &data_dir.identity) => node?,
         // Nothing is served yet, and every file can be recovered: ending at once is safe.
@@ -86,10 +86,16 @@ async fn start(
 ) -> Result<Node, ServeError> {
     let began = env.now();
     let registry = Registry::new();
-    let metadata = start_metadata(&env, &config).await?;
+    let options = MetadataOptions {
+        dir: config.data_dir.clone(),
+        node_id: identity.node_id,
+        store: StoreKind::RocksDb,
+    };
+    // Addresses first: a port that is taken ends the start before anything is recovered.
+    let bound = Listeners::bind(&env, &config).await?;
+    let advertise = advertised(&config, bound.kafka.local_addr)?;
+    let metadata = Metadata::start(env.clone(), options).await?;
     let (log, log_events) = Log::start(env.clone(), log_options(&config), &registry).await?;
-    let kafka_listener = bind(&env, "kafka", config.kafka_listen).await?;
-    let advertise = advertised(&config, kafka_listener.local_addr()?)?;
     let broker = Broker::start(BrokerDeps {
         env: env.clone(),
         config: config.clone(),
@@ -101,30 +107,8 @@ async fn start(
         directory_id: identity.directory_id,
     })
     .await?;
-    let protocols = Protocols::new(&env, &config, &broker, &registry)?;
-    let listening = vec![
-        kafka_listener.serve(config.kafka.connections_max, &protocols.net, protocols.kafka),
-        bind(&env, "mqtt", config.mqtt_listen).await?.serve(
-            config.mqtt.connections_max,
-            &protocols.net,
-            protocols.mqtt,
-        ),
-        bind(&env, "mqtt-ws", config.mqtt_ws_listen).await?.serve(
-            config.mqtt.connections_max,
-            &protocols.net,
-            protocols.mqtt_ws,
-        ),
-    ];
-    let admin_failed = |source| ServeError::Admin { address: config.admin_listen, source };
-    let admin_listener = env.net.listen(config.admin_listen).await.map_err(admin_failed)?;
-    let addresses = Addresses {
-        kafka: listening[0].local_addr,
-        mqtt: listening[1].local_addr,
-        mqtt_ws: listening[2].local_addr,
-        admin: admin_listener.local_addr().map_err(admin_failed)?,
-    };
+    let addresses = bound.addresses()?;
     let advertise = format!("{}:{}", advertise.0, advertise.1);
-    let admin_stop = CancellationToken::new();
     let admin = Arc::new(Admin {
         config: config.clone(),
         advertise: advertise.clone(),
@@ -133,23 +117,145 @@ async fn start(
         log: log.clone(),
         metadata: metadata.clone(),
         process: ProcessMetrics::register(&env, &registry)?,
-        registry,
+        registry: registry.clone(),
     });
-    let listener = AdminListener(admin_listener, env.clone());
-    env.spawn("admin", admin::serve(listener, admin, admin_stop.clone()));
+    let (listening, admin_stop) = bound.serve(&env, &config, admin)?;
     println!("{}", banner::text(&config, &advertise, &addresses));
     let took_ms = (env.now() - began).as_millis();
     tracing::info!(took_ms, "ready");
     if config.insecure {
         tracing::warn!("insecure: whoever reaches the listeners may read and write everything");
     }
-    Ok(Node {
-        drain_limit: Duration::from_millis(config.drain_ms),
-        env,
-        listening,
-        admin_stop,
-        broker,
-        log,
-        metadata,
-    })
+    let drain_limit = Duration::from_millis(config.drain_ms);
+    Ok(Node { env, drain_limit, listening, admin_stop, broker, log, metadata })
+}
+
+/// Every address of the node, bound, nothing accepted yet.
+struct Listeners {
+    kafka: Bound,
+    mqtt: Bound,
+    mqtt_ws: Bound,
+    admin: Box<dyn Listener>,
+    admin_address: SocketAddr,
+}
+
+// === impl Listeners ===
+
+impl Listeners {
+    async fn bind(env: &Env, config: &Config) -> Result<Self, ServeError> {
+        let bind = |name, address, connections_max| {
+            Bound::bind(env, ListenerOptions { name, address, connections_max })
+        };
+        let mqtt_max = config.mqtt.connections_max;
+        let kafka = bind("kafka", config.kafka_listen, config.kafka.connections_max).await?;
+        let mqtt = bind("mqtt", config.mqtt_listen, mqtt_max).await?;
+        let mqtt_ws = bind("mqtt-ws", config.mqtt_ws_listen, mqtt_max).await?;
+        let address = config.admin_listen;
+        let failed = |source| ServeError::Admin { address, source };
+        let admin = env.net.listen(address).await.map_err(failed)?;
+        let admin_address = admin.local_addr().map_err(failed)?;
+        Ok(Self { kafka, mqtt, mqtt_ws, admin, admin_address })
+    }
+
+    fn addresses(&self) -> Result<Addresses, ServeError> {
+        Ok(Addresses {
+            kafka: self.kafka.local_addr,
+            mqtt: self.mqtt.local_addr,
+            mqtt_ws: self.mqtt_ws.local_addr,
+            admin: self.admin_address,
+        })
+    }
+
+    fn serve(
+        self,
+        env: &Env,
+        config: &Arc<Config>,
+        admin: Arc<Admin>,
+    ) -> Result<(Vec<Listening>, CancellationToken), ServeError> {
+        let (broker, registry) = (admin.broker.clone(), admin.registry.clone());
+        let net = NetMetrics::register(&registry)?;
+        let kafka = KafkaProtocol::new(KafkaDeps {
+            env: env.clone(),
+            config: config.clone(),
+            broker: broker.clone(),
+            registry: registry.clone(),
+        })?;
+        let mqtt = MqttProtocol::new(MqttDeps {
+            env: env.clone(),
+            config: config.clone(),
+            broker,
+            registry,
+        })?;
+        let listening = vec![
+            self.kafka.serve(env, &net, kafka.handler()),
+            self.mqtt.serve(env, &net, mqtt.handler(Transport::Tcp)),
+            self.mqtt_ws.serve(env, &net, mqtt.handler(Transport::WebSocket)),
+        ];
+        let stop = CancellationToken::new();
+        let listener = AdminListener(self.admin, env.clone());
+        env.spawn("admin", admin::serve(listener, admin, stop.clone()));
+        Ok((listening, stop))
+    }
+}
+
+/// Host and port that Kafka clients are told: as configured, else where we listen.
+fn advertised(config: &Config, listening: SocketAddr) -> Result<(String, u16), ServeError> {
+    let Some(configured) = &config.kafka_advertise else {
+        return Ok((listening.ip().to_string(), listening.port()));
+    };
+    let invalid = || ServeError::Advertise(configured.clone());
+    let (host, port) = configured.rsplit_once(':').ok_or_else(invalid)?;
+    let port = port.parse().map_err(|_| invalid())?;
+    Ok((host.trim_matches(['[', ']']).to_owned(), port))
+}
+
+fn log_options(config: &Config) -> LogOptions {
+    let storage = &config.storage;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    LogOptions {
+        shards: if storage.shards == 0 { cores } else { storage.shards },
+        tail_cache_bytes: storage.tail_cache_bytes,
+        shard_inflight_bytes_max: storage.shard_inflight_bytes_max,
+        index_interval_bytes: storage.index_interval_bytes,
+        flush_interval_bytes: storage.flush_interval_bytes,
+        flush_interval: Duration::from_millis(storage.flush_interval_ms),
+        low_space_bytes: storage.low_space_bytes,
+        producer_expiry: Duration::from_millis(config.kafka.producer_id_expiration_ms.unsigned_abs()),
+        decompressed_bytes_max: storage.decompressed_batch_bytes_max,
+        open_files_max: storage.open_files_max,
+        ..LogOptions::new(config.data_dir.join("log"))
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    /// The written order: listeners, protocols, broker, log, metadata. Nothing is acknowledged that
+    /// the next start would not find.
+    async fn drain(self) {
+        for listening in &self.listening {
+            listening.stop_accepting();
+        }
+        for listening in &self.listening {
+            listening.begin_drain();
+        }
+        let mut aborted = 0;
+        let deadline = self.env.now() + self.drain_limit;
+        for listening in &self.listening {
+            let left = deadline.saturating_sub(self.env.now());
+            aborted += listening.drained(&self.env, left).await;
+        }
+        if aborted > 0 {
+            tracing::warn!(aborted, "connections did not end in mainstem.drain.ms");
+        }
+        self.broker.close().await;
+        if let Err(error) = self.log.close().await {
+            tracing::error!(%error, "the log did not close cleanly; the next start recovers it");
+        }
+        if let Err(error) = self.metadata.close().await {
+            tracing::error!(%error, "the metadata did not close cleanly");
+        }
+        self.admin_stop.cancel();
+        tracing::info!("drained");
+    }
 }

@@ -218,7 +218,13 @@ fn flush_policy_is_what_is_set_else_kafkas_keys_else_by_replicas() {
         flush: Some(FlushPolicy::Os),
         ..auto.clone()
     };
-    let cases: &[(&TopicConfig, &[(&str, &str)], usize, FlushPolicy)] = &[
+    type Case<'a> = (
+        &'a TopicConfig,
+        &'a [(&'a str, &'a str)],
+        usize,
+        FlushPolicy,
+    );
+    let cases: &[Case<'_>] = &[
         (&auto, &[], 1, FlushPolicy::Always),
         (&auto, &[], 3, FlushPolicy::Interval),
         (&os, &[], 1, FlushPolicy::Os),

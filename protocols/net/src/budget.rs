@@ -198,7 +198,7 @@ mod tests {
                     prop_assert_eq!(lease.is_some(), wanted <= free);
                     leases.extend(lease);
                 } else if !leases.is_empty() {
-                    leases.swap_remove(bytes % leases.len());
+                    drop(leases.swap_remove(bytes % leases.len()));
                 }
                 let sum: usize = leases.iter().map(ByteLease::bytes).sum();
                 prop_assert_eq!(budget.in_use(), sum);

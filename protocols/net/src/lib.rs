@@ -23,7 +23,7 @@ mod listening;
 mod metrics;
 
 pub use budget::{ByteBudget, ByteLease};
-pub use listening::{Connection, Handler, ListenerOptions, Listening};
+pub use listening::{Bound, Connection, Handler, ListenerOptions, Listening};
 pub use metrics::NetMetrics;
 
 use std::{io, net::SocketAddr};

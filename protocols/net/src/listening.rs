@@ -48,6 +48,14 @@ pub struct Connection {
 /// Serves one connection; it is closed when the future ends or is dropped.
 pub type Handler = Arc<dyn Fn(Connection) -> BoxFuture<'static, ()> + Send + Sync>;
 
+/// A bound address that accepts nothing yet: the port is known before what serves it is ready.
+pub struct Bound {
+    /// The bound address; tells the port where 0 was asked for.
+    pub local_addr: SocketAddr,
+    listener: Box<dyn Listener>,
+    options: ListenerOptions,
+}
+
 /// A listener at work. Cheap to clone; it goes on when all clones are dropped, until
 /// [`Self::stop_accepting`].
 #[derive(Clone)]
@@ -83,20 +91,14 @@ struct Acceptor {
     _accepting: TaskTrackerToken,
 }
 
-// === impl Listening ===
+// === impl Bound ===
 
-impl Listening {
-    /// Binds the address and accepts from then on; each connection is served by a task that runs
-    /// `handler`.
+impl Bound {
+    /// Binds the address. Connections wait in the kernel until [`Self::serve`].
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub async fn start(
-        env: &Env,
-        options: ListenerOptions,
-        metrics: &NetMetrics,
-        handler: Handler,
-    ) -> Result<Self, NetError> {
+    pub async fn bind(env: &Env, options: ListenerOptions) -> Result<Self, NetError> {
         let (name, address) = (options.name, options.address);
         let refused = |source: io::Error| NetError::Listen {
             name,
@@ -105,6 +107,13 @@ impl Listening {
         };
         let listener = env.net.listen(address).await.map_err(refused)?;
         let local_addr = listener.local_addr().map_err(refused)?;
+        Ok(Self { local_addr, listener, options })
+    }
+
+    /// Accepts from now on; each connection is served by a task that runs `handler`.
+    pub fn serve(self, env: &Env, metrics: &NetMetrics, handler: Handler) -> Listening {
+        let Self { local_addr, listener, options } = self;
+        let name = options.name;
         let shared = Arc::new(Shared {
             options,
             metrics: metrics.listener(name),
@@ -125,7 +134,26 @@ impl Listening {
         };
         env.spawn(name, acceptor.run());
         tracing::info!(listener = name, address = %local_addr, "listening");
-        Ok(Self { local_addr, shared })
+        Listening { local_addr, shared }
+    }
+}
+
+// === impl Listening ===
+
+impl Listening {
+    /// Binds the address and accepts from then on; each connection is served by a task that runs
+    /// `handler`.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub async fn start(
+        env: &Env,
+        options: ListenerOptions,
+        metrics: &NetMetrics,
+        handler: Handler,
+    ) -> Result<Self, NetError> {
+        let bound = Bound::bind(env, options).await?;
+        Ok(bound.serve(env, metrics, handler))
     }
 
     /// Closes the address to newcomers; live connections go on.
@@ -195,7 +223,11 @@ impl fmt::Debug for Connection {
 impl Acceptor {
     async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        while let Some(result) = shared.stop.run_until_cancelled(self.listener.accept()).await {
+        while let Some(result) = shared
+            .stop
+            .run_until_cancelled(self.listener.accept())
+            .await
+        {
             match result {
                 Ok((stream, peer)) => {
                     self.backoff = BACKOFF_MIN;
@@ -266,7 +298,12 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     };
     matches!(
         error.kind(),
-        BrokenPipe | ConnectionAborted | ConnectionReset | Interrupted | InvalidInput | NotConnected
+        BrokenPipe
+            | ConnectionAborted
+            | ConnectionReset
+            | Interrupted
+            | InvalidInput
+            | NotConnected
     )
 }
 

@@ -33,12 +33,12 @@ async fn follow_events(core: Arc<Core>, mut events: mpsc::Receiver<LogEvent>) {
                 // A refusal is logged; the log asks again at the next append.
                 let _ = core.roll(partition, segment).await;
             }
-            Some(LogEvent::PartitionFailed { partition, reason }) => {
-                tracing::error!(?partition, %reason, "partition failed");
-                core.mark_failed(partition, reason);
+            Some(LogEvent::PartitionFailed { partition, failure }) => {
+                tracing::error!(?partition, %failure, "partition failed");
+                core.mark_failed(partition, failure.to_string());
             }
-            Some(LogEvent::ShardFailed { shard, reason }) => {
-                tracing::error!(shard, %reason, "I/O shard failed: it acknowledges nothing more");
+            Some(LogEvent::ShardFailed { shard, failure }) => {
+                tracing::error!(shard, %failure, "I/O shard failed: it acknowledges nothing more");
             }
         }
     }

@@ -112,7 +112,7 @@ impl From<ProposeError> for TopicError {
             }
             ProposeError::Apply(_) => ErrorCode::InvalidRequest,
             ProposeError::Unavailable(_) => ErrorCode::NotController,
-            ProposeError::Fatal(_) => ErrorCode::UnknownServerError,
+            ProposeError::Fatal => ErrorCode::UnknownServerError,
         };
         Self { code, message: error.to_string() }
     }
@@ -385,7 +385,6 @@ impl Broker {
             topic: topic.id,
             expected_count: present,
             add: add.collect(),
-            leader: self.core.node_id(),
         };
         self.core.metadata.propose(command).await?;
         let image = self.core.image();

@@ -97,6 +97,37 @@ pub struct AppendTicket {
 /// The other end of an [`AppendTicket`].
 pub(crate) type TicketSender = oneshot::Sender<Result<Appended, AppendError>>;
 
+/// The length of a [`crate::QOS2_HEADER`]'s value.
+const QOS2_HEADER_BYTES: usize = 28;
+
+// === impl Qos2Id ===
+
+impl Qos2Id {
+    /// The value of the header [`crate::QOS2_HEADER`]: 16 bytes session, u32 epoch and u64
+    /// sequence, both big-endian.
+    pub fn to_header(&self) -> [u8; QOS2_HEADER_BYTES] {
+        let mut value = [0; QOS2_HEADER_BYTES];
+        let (session, rest) = value.split_at_mut(16);
+        let (epoch, sequence) = rest.split_at_mut(4);
+        session.copy_from_slice(&self.session);
+        epoch.copy_from_slice(&self.epoch.to_be_bytes());
+        sequence.copy_from_slice(&self.sequence.to_be_bytes());
+        value
+    }
+
+    /// Reads the value of a header; `None` if it has another length.
+    pub fn from_header(value: &[u8]) -> Option<Self> {
+        let (session, rest) = value.split_first_chunk::<16>()?;
+        let (epoch, rest) = rest.split_first_chunk::<4>()?;
+        let sequence: [u8; 8] = rest.try_into().ok()?;
+        Some(Self {
+            session: *session,
+            epoch: u32::from_be_bytes(*epoch),
+            sequence: u64::from_be_bytes(sequence),
+        })
+    }
+}
+
 // === impl AppendTicket ===
 
 impl AppendTicket {

@@ -26,6 +26,10 @@ impl Partition {
     pub async fn find_timestamp(&self, at_least: TimestampMs) -> Result<Option<(Offset, TimestampMs)>, ReadError> { unimplemented!() }
     pub async fn max_timestamp(&self) -> Result<Option<(Offset, TimestampMs)>, ReadError> { unimplemented!() }
     pub fn segments(&self) -> Vec<SegmentInfo> { unimplemented!() }
+    /// An estimate, from the index in memory, of the bytes between two offsets; above 0 whenever `from < end`.
+    pub fn estimate_bytes(&self, from: Offset, end: Offset) -> u64 { unimplemented!() }
+    /// How many segments there are.
+    pub fn segment_count(&self) -> usize { unimplemented!() }
     pub fn size_bytes(&self) -> u64 { unimplemented!() }
     pub async fn seal_begin(&self) -> Result<SealInfo, PartitionError> { unimplemented!() }
     pub async fn seal_commit(&self, next: SegmentSpec) -> Result<(), PartitionError> { unimplemented!() }

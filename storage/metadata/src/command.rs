@@ -407,7 +407,10 @@ pub(crate) enum EnvelopeError {
 
 impl Envelope {
     pub(crate) fn new(command: Command) -> Self {
-        Self { format: COMMAND_FORMAT, command }
+        Self {
+            format: COMMAND_FORMAT,
+            command,
+        }
     }
 }
 
@@ -431,8 +434,14 @@ mod tests {
     fn stored_form_is_pinned() {
         let envelope = Envelope::new(Command::AllocateProducerIds { count: 5 });
         let text = serde_json::to_string(&envelope).expect("encode");
-        assert_eq!(text, r#"{"format":1,"command":{"AllocateProducerIds":{"count":5}}}"#);
-        assert_eq!(serde_json::from_str::<Envelope>(&text).expect("decode"), envelope);
+        assert_eq!(
+            text,
+            r#"{"format":1,"command":{"AllocateProducerIds":{"count":5}}}"#
+        );
+        assert_eq!(
+            serde_json::from_str::<Envelope>(&text).expect("decode"),
+            envelope
+        );
     }
 
     #[test]

@@ -88,7 +88,11 @@ impl Identity {
     }
 
     /// Records durably that the metadata store has been made.
-    pub(crate) async fn set_store_made(mut self, env: &Env, dir: &Path) -> Result<(), MetadataError> {
+    pub(crate) async fn set_store_made(
+        mut self,
+        env: &Env,
+        dir: &Path,
+    ) -> Result<(), MetadataError> {
         self.store_made = true;
         let (world, path) = (env.clone(), dir.join(IDENTITY_FILE));
         env.blocking("identity", move || store(&world, &path, &self))
@@ -111,7 +115,9 @@ fn base64url(bytes: &[u8; 16]) -> String {
     let digit = |bits: u128| char::from(BASE64URL[(bits & 63) as usize]);
     let value = u128::from_be_bytes(*bytes);
     // 128 bits are 21 digits of 6 bits and one of 2 bits, filled up with zeros on the right.
-    let mut text: String = (0..21).map(|index| digit(value >> (122 - 6 * index))).collect();
+    let mut text: String = (0..21)
+        .map(|index| digit(value >> (122 - 6 * index)))
+        .collect();
     text.push(digit(value << 4));
     text
 }
@@ -122,10 +128,24 @@ fn load_or_create(env: &Env, dir: &Path, node_id: u64) -> Result<Identity, Metad
         return load(env, &path, node_id);
     }
     let metadata = dir.join(STORE_DIR);
-    if env.fs.exists(&metadata).map_err(|error| failed(&metadata, error))? {
-        return Err(MetadataError::IdentityMissing { path, store: metadata });
+    if env
+        .fs
+        .exists(&metadata)
+        .map_err(|error| failed(&metadata, error))?
+    {
+        return Err(MetadataError::IdentityMissing {
+            path,
+            store: metadata,
+        });
     }
-    env.fs.create_dir_all(dir).map_err(|error| failed(dir, error))?;
+    env.fs
+        .create_dir_all(dir)
+        .map_err(|error| failed(dir, error))?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        env.fs
+            .sync_dir(parent)
+            .map_err(|error| failed(parent, error))?;
+    }
     let identity = Identity {
         cluster_id: random_cluster_id(env),
         node_id,
@@ -137,11 +157,19 @@ fn load_or_create(env: &Env, dir: &Path, node_id: u64) -> Result<Identity, Metad
 }
 
 fn load(env: &Env, path: &Path, node_id: u64) -> Result<Identity, MetadataError> {
-    let damaged = |damage| MetadataError::IdentityDamaged { path: path.to_owned(), damage };
+    let damaged = |damage| MetadataError::IdentityDamaged {
+        path: path.to_owned(),
+        damage,
+    };
     let json = |error| damaged(IdentityDamage::Json(error));
-    let bytes = env.fs.read(path, IDENTITY_BYTES_MAX).map_err(|error| failed(path, error))?;
-    let Document { identity: Format { format }, .. } =
-        serde_json::from_slice(&bytes).map_err(json)?;
+    let bytes = env
+        .fs
+        .read(path, IDENTITY_BYTES_MAX)
+        .map_err(|error| failed(path, error))?;
+    let Document {
+        identity: Format { format },
+        ..
+    } = serde_json::from_slice(&bytes).map_err(json)?;
     if format != IDENTITY_FORMAT {
         return Err(MetadataError::IdentityFormat {
             path: path.to_owned(),
@@ -153,7 +181,10 @@ fn load(env: &Env, path: &Path, node_id: u64) -> Result<Identity, MetadataError>
     let body = document.identity;
     let computed = checksum(&body).map_err(json)?;
     if computed != document.crc32c {
-        return Err(damaged(IdentityDamage::Checksum { stored: document.crc32c, computed }));
+        return Err(damaged(IdentityDamage::Checksum {
+            stored: document.crc32c,
+            computed,
+        }));
     }
     if !is_cluster_id(&body.cluster_id) {
         return Err(damaged(IdentityDamage::ClusterId));
@@ -182,10 +213,15 @@ fn store(env: &Env, path: &Path, identity: &Identity) -> Result<(), MetadataErro
         store_made: identity.store_made,
     };
     let encoded = checksum(&body).and_then(|crc32c| {
-        serde_json::to_vec_pretty(&Document { identity: body, crc32c })
+        serde_json::to_vec_pretty(&Document {
+            identity: body,
+            crc32c,
+        })
     });
     let bytes = encoded.map_err(|error| failed(path, error.into()))?;
-    env.fs.write_atomic(path, &bytes).map_err(|error| failed(path, error))
+    env.fs
+        .write_atomic(path, &bytes)
+        .map_err(|error| failed(path, error))
 }
 
 fn checksum(body: &Body) -> Result<u32, serde_json::Error> {
@@ -193,7 +229,10 @@ fn checksum(body: &Body) -> Result<u32, serde_json::Error> {
 }
 
 fn failed(path: &Path, error: std::io::Error) -> MetadataError {
-    MetadataError::Io { path: PathBuf::from(path), error }
+    MetadataError::Io {
+        path: PathBuf::from(path),
+        error,
+    }
 }
 
 #[cfg(test)]
@@ -209,13 +248,19 @@ mod tests {
     }
 
     fn overwrite(env: &Env, text: &str) {
-        let file = env.fs.open(Path::new("/data/mainstem.json"), OpenMode::Truncate).expect("open");
+        let file = env
+            .fs
+            .open(Path::new("/data/mainstem.json"), OpenMode::Truncate)
+            .expect("open");
         let slices = [std::io::IoSlice::new(text.as_bytes())];
         file.write_all_vectored_at(&slices, 0).expect("write");
     }
 
     fn text(env: &Env) -> String {
-        let bytes = env.fs.read(Path::new("/data/mainstem.json"), 1 << 16).expect("read");
+        let bytes = env
+            .fs
+            .read(Path::new("/data/mainstem.json"), 1 << 16)
+            .expect("read");
         String::from_utf8(bytes).expect("utf-8")
     }
 
@@ -232,10 +277,19 @@ mod tests {
         let dir = Path::new("/data");
         let made = Identity::load_or_create(&env, dir, 3).await.expect("make");
         assert!(is_cluster_id(&made.cluster_id) && !made.store_made);
-        assert_eq!(Identity::load_or_create(&env, dir, 3).await.expect("load"), made);
+        assert_eq!(
+            Identity::load_or_create(&env, dir, 3).await.expect("load"),
+            made
+        );
         made.clone().set_store_made(&env, dir).await.expect("store");
         let loaded = Identity::load_or_create(&env, dir, 3).await.expect("load");
-        assert_eq!(loaded, Identity { store_made: true, ..made });
+        assert_eq!(
+            loaded,
+            Identity {
+                store_made: true,
+                ..made
+            }
+        );
     }
 
     #[tokio::test]
@@ -253,7 +307,9 @@ mod tests {
                 continue;
             }
             overwrite(&env, &bad);
-            let error = Identity::load_or_create(&env, dir, 3).await.expect_err("changed byte");
+            let error = Identity::load_or_create(&env, dir, 3)
+                .await
+                .expect_err("changed byte");
             assert!(error.to_string().contains("/data/mainstem.json"), "{error}");
             assert_eq!(text(&env), bad);
         }
@@ -269,11 +325,18 @@ mod tests {
         let other = Identity::load_or_create(&env, dir, 4).await;
         assert!(matches!(
             other,
-            Err(MetadataError::IdentityOfOther { found: 3, configured: 4, .. })
+            Err(MetadataError::IdentityOfOther {
+                found: 3,
+                configured: 4,
+                ..
+            })
         ));
         overwrite(&env, r#"{"identity":{"format":2,"new":true},"crc32c":0}"#);
         let newer = Identity::load_or_create(&env, dir, 3).await;
-        assert!(matches!(newer, Err(MetadataError::IdentityFormat { found: 2, .. })));
+        assert!(matches!(
+            newer,
+            Err(MetadataError::IdentityFormat { found: 2, .. })
+        ));
     }
 
     #[tokio::test]

@@ -195,12 +195,16 @@ impl Image {
 impl PartitionRecord {
     /// The open end of the chain: the last segment while it is `Active` or `Sealing`.
     pub fn active(&self) -> Option<&SegmentRecord> {
-        self.segments.last().filter(|segment| segment.state.is_open())
+        self.segments
+            .last()
+            .filter(|segment| segment.state.is_open())
     }
 
     /// The partition's current leader epoch.
     pub fn epoch(&self) -> LeaderEpoch {
-        self.segments.last().map_or(LeaderEpoch::NONE, |segment| segment.epoch)
+        self.segments
+            .last()
+            .map_or(LeaderEpoch::NONE, |segment| segment.epoch)
     }
 
     /// The largest epoch that is at most `asked`, and the offset after its last record; for Kafka's
@@ -218,7 +222,10 @@ impl PartitionRecord {
         if asked <= LeaderEpoch::NONE || asked > self.epoch() {
             return None;
         }
-        let found = match self.segments.binary_search_by(|segment| segment.epoch.cmp(&asked)) {
+        let found = match self
+            .segments
+            .binary_search_by(|segment| segment.epoch.cmp(&asked))
+        {
             Ok(index) => Some(index),
             Err(later) => later.checked_sub(1),
         };
@@ -252,7 +259,11 @@ mod tests {
             end: end.map(Offset),
             epoch: LeaderEpoch(epoch),
             version: 0,
-            state: if end.is_some() { SegmentState::Sealed } else { SegmentState::Active },
+            state: if end.is_some() {
+                SegmentState::Sealed
+            } else {
+                SegmentState::Active
+            },
             leader: BrokerId(1),
             leader_incarnation: Incarnation(1),
             replicas: vec![BrokerId(1)],

@@ -1,12 +1,33 @@
-//! The cluster's metadata: Raft log, state machine, immutable image.
+//! The cluster's metadata: a Raft log of commands, the state machine that applies them, and the
+//! immutable image that requests read.
+//!
+//! ```text
+//!  propose(Command) ──> MetadataLog (Raft) ──> Store (log, vote, snapshot)
+//!                            │ committed
+//!                            v
+//!                     apply(image, command) ──> new Image, swapped atomically ──> changes()
+//! ```
+//!
+//! [`image`], [`command`] and [`apply`](mod@apply) are pure: no I/O, no clock, no randomness. Every
+//! precondition is checked when a command is applied, not when it is proposed, so any number of
+//! proposers may race. [`Metadata`] is the service around them. openraft is named only in `raft`,
+//! RocksDB only in `store`; both are replaceable behind a trait.
+//!
+//! What does not live here: the log of records, liveness of brokers (only transitions are committed),
+//! and the meaning of configs and topic names beyond what keeps the image bounded and legal.
 
 pub mod apply;
 pub mod command;
 pub mod error;
 pub mod identity;
 pub mod image;
+mod log;
+mod raft;
 mod service;
+mod snapshot;
+mod store;
 
+pub use apply::apply;
 pub use command::{
     Applied, ApplyError, Command, NewSegment, Opened, ReplacementSegment, SealAndOpen,
 };
@@ -16,4 +37,4 @@ pub use image::{
     Broker, Endpoint, Image, PartitionRecord, Route, RouteTarget, SegmentRecord, SegmentState,
     Topic, TopicOrigin,
 };
-pub use service::{Metadata, MetadataHealth, MetadataOptions, StoreKind};
+pub use service::{Metadata, MetadataHealth, MetadataOptions, STORE_DIR, StoreKind};

@@ -1,21 +1,28 @@
-//! STUB for interface; replaced shortly.
+//! The metadata service of one node.
 
 use std::{path::PathBuf, sync::Arc};
 
-use arc_swap::ArcSwap;
 use mainstem_env::Env;
 use tokio::sync::watch;
 
 use crate::{
     command::{Applied, Command},
     error::{MetadataError, ProposeError},
+    identity::{Identity, random_cluster_id},
     image::Image,
+    log::MetadataLog,
+    raft::{Published, RaftLog, check},
+    store::{MemoryStore, Store, on_store},
 };
+
+/// The metadata store's directory in the data directory.
+pub const STORE_DIR: &str = "metadata";
 
 /// How the metadata service is started.
 #[derive(Clone, Debug)]
 pub struct MetadataOptions {
-    /// The node's data directory, made if it is not there.
+    /// The node's data directory (`data.dir`), made if it is not there. The identity file lies in it
+    /// and the store in its subdirectory [`STORE_DIR`]. Not used by [`StoreKind::Memory`].
     pub dir: PathBuf,
     /// This node.
     pub node_id: u64,
@@ -26,57 +33,236 @@ pub struct MetadataOptions {
 /// Where the Raft log is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
-    /// RocksDB in the data directory.
+    /// RocksDB in the data directory; needs the cargo feature `rocksdb`.
     RocksDb,
-    /// Memory, gone when closed; touches no file.
+    /// Memory: gone when closed, touches no file.
     Memory,
 }
 
 /// How the service is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetadataHealth {
-    /// Whether this node leads.
+    /// Whether this node leads the metadata quorum.
     pub leader: bool,
-    /// Raft log index of the last applied entry.
+    /// Raft log index of the last applied entry; 0 if none.
     pub applied: u64,
-    /// Raft log index of the last committed entry.
+    /// Raft log index of the last entry known to be committed; at least `applied`.
     pub committed: u64,
     /// The Raft term.
     pub term: u64,
-    /// Whether the log has failed for good.
+    /// Whether the log has failed for good, so that only a restart helps.
     pub failed: bool,
 }
 
-/// The metadata service of one node.
+/// The metadata service of one node. Cheap to clone.
 #[derive(Clone)]
 pub struct Metadata {
-    image: Arc<ArcSwap<Image>>,
-    changes: watch::Receiver<u64>,
+    log: Arc<dyn MetadataLog>,
+    published: Arc<Published>,
 }
 
+// === impl Metadata ===
+
 impl Metadata {
-    /// Starts it.
-    pub async fn start(_env: Env, _options: MetadataOptions) -> Result<Self, MetadataError> {
-        Err(MetadataError::StoreNotBuilt)
+    /// Opens or makes the store, and joins the quorum (of one) or makes it. Returns once this node
+    /// leads, every committed entry is applied and the cluster has its id.
+    ///
+    /// # Errors
+    /// The data directory is not this node's, damaged or incomplete: the error names the path, and
+    /// nothing is deleted. Or the disk fails, or the runtime stops.
+    pub async fn start(env: Env, options: MetadataOptions) -> Result<Self, MetadataError> {
+        match options.store {
+            StoreKind::Memory => {
+                let store = Arc::new(MemoryStore::default());
+                let cluster_id = random_cluster_id(&env);
+                let (metadata, _) = Self::on(env, options.node_id, store, cluster_id).await?;
+                Ok(metadata)
+            }
+            StoreKind::RocksDb => Self::on_disk(env, options).await,
+        }
     }
-    /// The image.
+
+    async fn on_disk(env: Env, options: MetadataOptions) -> Result<Self, MetadataError> {
+        let MetadataOptions { dir, node_id, .. } = options;
+        let identity = Identity::load_or_create(&env, &dir, node_id).await?;
+        let path = dir.join(STORE_DIR);
+        let store = open_store(&env, &path, !identity.store_made).await?;
+        let damaged = |damage| MetadataError::StoreDamaged {
+            path: path.clone(),
+            damage,
+        };
+        let is_blank = on_store(&env, &store, check).await.map_err(damaged)?;
+        if is_blank && identity.store_made {
+            return Err(MetadataError::StoreLost { path });
+        }
+        let wanted = identity.cluster_id.clone();
+        let (metadata, standing) = Self::on(env.clone(), node_id, store, wanted.clone()).await?;
+        let settled = if standing != wanted {
+            let (found, expected) = (standing, wanted);
+            Err(MetadataError::StoreOfOtherCluster {
+                path,
+                found,
+                expected,
+            })
+        } else if identity.store_made {
+            Ok(())
+        } else {
+            identity.set_store_made(&env, &dir).await
+        };
+        if let Err(error) = settled {
+            // The error matters more than how the stop goes.
+            let _ = metadata.close().await;
+            return Err(error);
+        }
+        Ok(metadata)
+    }
+
+    /// The service on a checked store, and the standing cluster id: `cluster_id` if there is none yet.
+    async fn on(
+        env: Env,
+        node_id: u64,
+        store: Arc<dyn Store>,
+        cluster_id: String,
+    ) -> Result<(Self, String), MetadataError> {
+        let published = Arc::new(Published::default());
+        let log = RaftLog::start(env, node_id, store, Arc::clone(&published)).await?;
+        let metadata = Self {
+            log: Arc::new(log),
+            published,
+        };
+        match metadata.settle(cluster_id).await {
+            Ok(standing) => Ok((metadata, standing)),
+            Err(error) => {
+                // The error matters more than how the stop goes.
+                let _ = metadata.close().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Brings the image up to all that was committed before this start: a command that is applied
+    /// now comes after all of it.
+    async fn settle(&self, cluster_id: String) -> Result<String, ProposeError> {
+        self.propose(Command::Barrier).await?;
+        let standing = self.image().cluster_id.clone();
+        if !standing.is_empty() {
+            return Ok(standing);
+        }
+        self.propose(Command::SetClusterId { cluster_id }).await?;
+        Ok(self.image().cluster_id.clone())
+    }
+
+    /// The newest image. Load it once per request.
     pub fn image(&self) -> Arc<Image> {
-        self.image.load_full()
+        self.published.image()
     }
-    /// The version after each change.
+
+    /// Tells the image's version after each change; the image is at least as new when it is told.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.clone()
+        self.published.versions()
     }
-    /// Proposes.
-    pub async fn propose(&self, _command: Command) -> Result<Applied, ProposeError> {
-        Err(ProposeError::Fatal)
+
+    /// Commits and applies a command. On `Ok`, and on [`ProposeError::Apply`], [`Self::image`] is at
+    /// least as new as the answer. A caller that stops waiting does not take the command back.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
+        self.log.propose(command).await
     }
-    /// Health.
+
+    /// How the service is.
     pub fn health(&self) -> MetadataHealth {
-        MetadataHealth { leader: false, applied: 0, committed: 0, term: 0, failed: false }
+        self.log.health()
     }
-    /// Closes.
+
+    /// Stops, writes everything out and releases the store's files. The last image stays readable.
+    ///
+    /// # Errors
+    /// The store could not be written out; what was committed is safe in its write-ahead log.
     pub async fn close(&self) -> Result<(), MetadataError> {
-        Ok(())
+        self.log.close().await
     }
 }
+
+impl std::fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metadata")
+            .field("health", &self.health())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens the RocksDB store in `path`; makes it only if `create`.
+#[cfg(feature = "rocksdb")]
+async fn open_store(
+    env: &Env,
+    path: &std::path::Path,
+    create: bool,
+) -> Result<Arc<dyn Store>, MetadataError> {
+    let (world, path) = (env.clone(), path.to_owned());
+    let open = move || -> Result<Arc<dyn Store>, MetadataError> {
+        if !create {
+            check_files(&world, &path)?;
+        }
+        match crate::store::RocksStore::open(&path, create) {
+            Ok(store) => Ok(Arc::new(store)),
+            Err(damage) => Err(MetadataError::StoreDamaged { path, damage }),
+        }
+    };
+    env.blocking("metadata-store", open)
+        .await
+        .unwrap_or(Err(MetadataError::ShuttingDown))
+}
+
+/// RocksDB notices missing table files, but takes a missing write-ahead log for an empty one.
+#[cfg(feature = "rocksdb")]
+fn check_files(env: &Env, path: &std::path::Path) -> Result<(), MetadataError> {
+    let lost = || MetadataError::StoreLost {
+        path: path.to_owned(),
+    };
+    let io = |error| MetadataError::Io {
+        path: path.to_owned(),
+        error,
+    };
+    if !env.fs.exists(path).map_err(io)? {
+        return Err(lost());
+    }
+    let entries = env.fs.read_dir(path).map_err(io)?;
+    if entries.is_empty() {
+        return Err(lost());
+    }
+    for (what, is_it) in REQUIRED_FILES {
+        if !entries.iter().any(|entry| is_it(&entry.name)) {
+            let damage = crate::error::StoreError::Missing { what };
+            return Err(MetadataError::StoreDamaged {
+                path: path.to_owned(),
+                damage,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What an open or closed RocksDB database always has.
+#[cfg(feature = "rocksdb")]
+const REQUIRED_FILES: [(&str, fn(&str) -> bool); 3] = [
+    ("file CURRENT", |name| name == "CURRENT"),
+    ("file MANIFEST", |name| name.starts_with("MANIFEST-")),
+    ("write-ahead log", |name| {
+        name.strip_suffix(".log")
+            .is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+    }),
+];
+
+#[cfg(not(feature = "rocksdb"))]
+async fn open_store(
+    _env: &Env,
+    _path: &std::path::Path,
+    _create: bool,
+) -> Result<Arc<dyn Store>, MetadataError> {
+    Err(MetadataError::StoreNotBuilt)
+}
+
+#[cfg(test)]
+mod tests;

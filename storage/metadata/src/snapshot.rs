@@ -47,7 +47,11 @@ pub(crate) fn encode(image: &Image) -> Result<Vec<u8>, StoreError> {
         topics: image.topics.values().filter_map(topic).collect(),
         next_producer_id: image.next_producer_id,
         broker_configs: image.broker_configs.clone(),
-        routes: image.routes.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        routes: image
+            .routes
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
     };
     serde_json::to_vec(&form).map_err(damaged)
 }
@@ -56,15 +60,30 @@ pub(crate) fn encode(image: &Image) -> Result<Vec<u8>, StoreError> {
 pub(crate) fn decode(bytes: &[u8]) -> Result<Image, StoreError> {
     let Format { format } = serde_json::from_slice(bytes).map_err(damaged)?;
     if format != SNAPSHOT_FORMAT {
-        return Err(StoreError::SnapshotFormat { found: format, known: SNAPSHOT_FORMAT });
+        return Err(StoreError::SnapshotFormat {
+            found: format,
+            known: SNAPSHOT_FORMAT,
+        });
     }
     let form: Form = serde_json::from_slice(bytes).map_err(damaged)?;
     Ok(Image {
         version: form.version,
         cluster_id: form.cluster_id,
-        brokers: form.brokers.into_iter().map(|broker| (broker.id, broker)).collect(),
-        topics: form.topics.iter().map(|topic| (topic.name.clone(), topic.id)).collect(),
-        topics_by_id: form.topics.into_iter().map(|topic| (topic.id, topic)).collect(),
+        brokers: form
+            .brokers
+            .into_iter()
+            .map(|broker| (broker.id, broker))
+            .collect(),
+        topics: form
+            .topics
+            .iter()
+            .map(|topic| (topic.name.clone(), topic.id))
+            .collect(),
+        topics_by_id: form
+            .topics
+            .into_iter()
+            .map(|topic| (topic.id, topic))
+            .collect(),
         next_producer_id: form.next_producer_id,
         broker_configs: form.broker_configs,
         routes: form.routes.into_iter().collect(),
@@ -72,7 +91,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Image, StoreError> {
 }
 
 fn damaged(error: serde_json::Error) -> StoreError {
-    StoreError::Decode { what: "snapshot", error }
+    StoreError::Decode {
+        what: "snapshot",
+        error,
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! The record batch of magic 2 as a whole: its header, its checksum, and the fields that the broker
-//! owns. What is inside the body is the business of [`crate::records`].
+//! owns. What is inside the body is the business of [`mod@crate::records`].
 //!
 //! Layout, all big-endian (Kafka protocol guide, "Record Batch"):
 //!

@@ -156,13 +156,12 @@ impl Core {
     /// What the log needs to know of a topic's configs.
     pub(crate) fn partition_settings(&self, topic: &Topic) -> PartitionSettings {
         let config = self.topic_config(topic);
+        let replicas = usize::try_from(topic.replication_factor).unwrap_or(1);
         // One replica has nothing to lean on, so acknowledged means synced unless told otherwise.
-        let flush = match config.flush {
-            Some(FlushPolicy::Os) => Flush::Os,
-            Some(FlushPolicy::Interval) => Flush::Interval,
-            Some(FlushPolicy::Always) => Flush::Always,
-            None if topic.replication_factor <= 1 => Flush::Always,
-            None => Flush::Interval,
+        let flush = match config.flush_policy(replicas) {
+            FlushPolicy::Os => Flush::Os,
+            FlushPolicy::Interval => Flush::Interval,
+            FlushPolicy::Always => Flush::Always,
         };
         PartitionSettings {
             flush,
@@ -255,7 +254,9 @@ impl Core {
             reasons.push("metadata: no leader".to_owned());
         }
         for shard in self.log.health() {
-            reasons.push(format!("log shard {}: {}", shard.shard, shard.reason));
+            if let Some(failure) = shard.failure {
+                reasons.push(format!("log shard {}: {failure}", shard.shard));
+            }
         }
         if self.stop.is_cancelled() {
             reasons.push("stopping".to_owned());

@@ -5,7 +5,9 @@
 //! ends, and the log makes the next file when it opens the partition.
 
 use mainstem_log::{Partition, SealInfo, SegmentSpec};
-use mainstem_metadata::{Applied, Command, PartitionRecord, SealAndOpen, SegmentRecord};
+use mainstem_metadata::{
+    Applied, Command, PartitionRecord, ProposeError, SealAndOpen, SegmentRecord,
+};
 use mainstem_record::{PartitionId, SegmentId};
 
 use super::{BrokerError, Core, PARTITIONS_AT_ONCE};
@@ -71,24 +73,18 @@ impl Core {
         let applied = match self.metadata.propose(command).await {
             Ok(applied) => applied,
             Err(error) => {
-                for (partition, ..) in &frozen {
-                    partition.seal_abort().await;
-                }
+                self.seal_unknown(&frozen, &error).await;
                 return Err(error.into());
             }
         };
         let Applied::SealedAndOpened { results } = applied else {
             panic!("metadata answered a seal with {applied:?}");
         };
-        for (((partition, active, info), next), result) in frozen.iter().zip(next).zip(results) {
+        for ((partition, ..), result) in frozen.iter().zip(results) {
             match result {
-                Ok(()) => {
-                    let spec = SegmentSpec {
-                        id: next,
-                        base: info.end,
-                        epoch: active.epoch.next(),
-                        end: None,
-                    };
+                Ok(opened) => {
+                    let (id, base, epoch) = (opened.segment, opened.base, opened.epoch);
+                    let spec = SegmentSpec { id, base, epoch, end: None };
                     self.open_next(partition, spec).await;
                 }
                 Err(error) => {
@@ -118,6 +114,24 @@ impl Core {
             next,
             leader: self.node_id(),
             leader_incarnation: self.incarnation,
+        }
+    }
+
+    /// A refused command changed nothing, so appends go on. Of any other failure nobody knows
+    /// whether it was applied: thawing could let a segment grow past its sealed end (`seal-protocol`
+    /// F37), so the partitions stay frozen until a restart, which reads what was decided.
+    async fn seal_unknown(
+        &self,
+        frozen: &[(Partition, SegmentRecord, SealInfo)],
+        error: &ProposeError,
+    ) {
+        for (partition, ..) in frozen {
+            if matches!(error, ProposeError::Apply(_)) {
+                partition.seal_abort().await;
+            } else {
+                tracing::error!(partition = ?partition.id(), %error, "seal of unknown outcome");
+                self.mark_failed(partition.id(), format!("seal of unknown outcome: {error}"));
+            }
         }
     }
 

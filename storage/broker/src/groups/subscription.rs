@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use super::store::Reader;
+use super::wire::Reader;
 
 /// The topics, or none when the bytes are not a subscription.
 pub(crate) fn topics(metadata: &[u8]) -> Option<BTreeSet<String>> {

@@ -19,9 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     command::{Applied, ApplyError, Command},
-    image::{
-        Broker, Endpoint, Image, PartitionRecord, Route, RouteTarget, SegmentState, Topic,
-    },
+    image::{Broker, Endpoint, Image, PartitionRecord, Route, RouteTarget, SegmentState, Topic},
 };
 
 /// Bytes of a topic name, as in Kafka.
@@ -57,14 +55,19 @@ pub fn apply(image: &mut Image, index: u64, command: &Command) -> Result<Applied
     match command {
         Command::Barrier => Ok(Applied::Barrier),
         Command::SetClusterId { cluster_id } => set_cluster_id(image, cluster_id),
-        Command::RegisterBroker { broker, directory_id, expected, listeners } => {
-            register_broker(image, *broker, *directory_id, *expected, listeners)
-        }
+        Command::RegisterBroker {
+            broker,
+            directory_id,
+            expected,
+            listeners,
+        } => register_broker(image, *broker, *directory_id, *expected, listeners),
         Command::CreateTopic { .. } => topics::create(image, command),
         Command::DeleteTopic { id } => topics::delete(image, *id),
-        Command::CreatePartitions { topic, expected_count, add } => {
-            topics::create_partitions(image, *topic, *expected_count, add)
-        }
+        Command::CreatePartitions {
+            topic,
+            expected_count,
+            add,
+        } => topics::create_partitions(image, *topic, *expected_count, add),
         Command::AlterTopicConfigs { topic, set, delete } => {
             topics::alter_configs(image, *topic, set, delete)
         }
@@ -73,17 +76,25 @@ pub fn apply(image: &mut Image, index: u64, command: &Command) -> Result<Applied
             Ok(Applied::ConfigsAltered)
         }
         Command::SealAndOpen { seals } => Ok(Applied::SealedAndOpened {
-            results: seals.iter().map(|seal| segments::seal_and_open(image, seal)).collect(),
+            results: seals
+                .iter()
+                .map(|seal| segments::seal_and_open(image, seal))
+                .collect(),
         }),
-        Command::DeleteSegments { partition, segments, log_start } => {
-            segments::delete(image, *partition, segments, *log_start)
-        }
-        Command::SetLogStart { partition, log_start } => {
-            segments::set_log_start(image, *partition, *log_start)
-        }
-        Command::ReplaceSegments { partition, old, new } => {
-            segments::replace(image, *partition, old, new)
-        }
+        Command::DeleteSegments {
+            partition,
+            segments,
+            log_start,
+        } => segments::delete(image, *partition, segments, *log_start),
+        Command::SetLogStart {
+            partition,
+            log_start,
+        } => segments::set_log_start(image, *partition, *log_start),
+        Command::ReplaceSegments {
+            partition,
+            old,
+            new,
+        } => segments::replace(image, *partition, old, new),
         Command::AllocateProducerIds { count } => allocate_producer_ids(image, *count),
         Command::DecideRoute { level, target } => decide_route(image, level, *target),
     }
@@ -92,7 +103,9 @@ pub fn apply(image: &mut Image, index: u64, command: &Command) -> Result<Applied
 /// Whether `text` is 22 characters of base64url.
 pub fn is_cluster_id(text: &str) -> bool {
     text.len() == CLUSTER_ID_CHARS
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 fn set_cluster_id(image: &mut Image, cluster_id: &str) -> Result<Applied, ApplyError> {
@@ -102,7 +115,9 @@ fn set_cluster_id(image: &mut Image, cluster_id: &str) -> Result<Applied, ApplyE
     if image.cluster_id.is_empty() {
         image.cluster_id = cluster_id.to_owned();
     }
-    Ok(Applied::ClusterId { cluster_id: image.cluster_id.clone() })
+    Ok(Applied::ClusterId {
+        cluster_id: image.cluster_id.clone(),
+    })
 }
 
 fn register_broker(
@@ -119,17 +134,27 @@ fn register_broker(
     let is_legal = |text: &str| !text.is_empty() && text.len() <= HOST_BYTES_MAX;
     if id.0 < 0
         || listeners.len() > LISTENERS_MAX
-        || !listeners.iter().all(|(name, at)| is_legal(name) && is_legal(&at.host))
+        || !listeners
+            .iter()
+            .all(|(name, at)| is_legal(name) && is_legal(&at.host))
     {
         return Err(ApplyError::InvalidEntries);
     }
     // Two nodes on copies of one directory would both claim what is in it.
-    let owner = image.brokers.values().find(|broker| broker.directory_id == directory_id);
+    let owner = image
+        .brokers
+        .values()
+        .find(|broker| broker.directory_id == directory_id);
     if let Some(owner) = owner.filter(|owner| owner.id != id) {
         return Err(ApplyError::DirectoryTaken { owner: owner.id });
     }
     let incarnation = Incarnation(current.map_or(1, |current| current.0.saturating_add(1)));
-    let broker = Broker { id, incarnation, directory_id, listeners: listeners.clone() };
+    let broker = Broker {
+        id,
+        incarnation,
+        directory_id,
+        listeners: listeners.clone(),
+    };
     image.brokers.insert(id, broker);
     stop_segments_led_by(image, id);
     Ok(Applied::Registered { incarnation })
@@ -140,20 +165,25 @@ fn register_broker(
 fn stop_segments_led_by(image: &mut Image, leader: BrokerId) {
     let ids: Vec<TopicId> = image.topics.values().copied().collect();
     for id in ids {
-        let Some(topic) = image.topics_by_id.get(&id) else { continue };
+        let Some(topic) = image.topics_by_id.get(&id) else {
+            continue;
+        };
         let led: Vec<usize> = (0..)
             .zip(&topic.partitions)
             .filter(|(_, partition)| {
-                partition.segments.last().is_some_and(|last| {
-                    last.state == SegmentState::Active && last.leader == leader
-                })
+                partition
+                    .segments
+                    .last()
+                    .is_some_and(|last| last.state == SegmentState::Active && last.leader == leader)
             })
             .map(|(index, _)| index)
             .collect();
         if led.is_empty() {
             continue;
         }
-        let Some(topic) = image.topics_by_id.get_mut(&id).map(Arc::make_mut) else { continue };
+        let Some(topic) = image.topics_by_id.get_mut(&id).map(Arc::make_mut) else {
+            continue;
+        };
         for index in led {
             let partition = topic.partitions.get_mut(index).map(Arc::make_mut);
             if let Some(last) = partition.and_then(|partition| partition.segments.back_mut()) {
@@ -169,8 +199,9 @@ fn allocate_producer_ids(image: &mut Image, count: i32) -> Result<Applied, Apply
         return Err(ApplyError::InvalidCount);
     }
     let first = image.next_producer_id;
-    image.next_producer_id =
-        first.checked_add(i64::from(count)).ok_or(ApplyError::ProducerIdsExhausted)?;
+    image.next_producer_id = first
+        .checked_add(i64::from(count))
+        .ok_or(ApplyError::ProducerIdsExhausted)?;
     Ok(Applied::ProducerIds { first, count })
 }
 
@@ -180,7 +211,9 @@ fn decide_route(
     target: RouteTarget,
 ) -> Result<Applied, ApplyError> {
     if let Some(standing) = image.routes.get(level) {
-        return Ok(Applied::RouteDecided { route: standing.clone() });
+        return Ok(Applied::RouteDecided {
+            route: standing.clone(),
+        });
     }
     if level.is_empty() || level.len() > LEVEL_BYTES_MAX {
         return Err(ApplyError::InvalidLevel);
@@ -191,22 +224,32 @@ fn decide_route(
     if image.routes.len() >= ROUTES_MAX {
         return Err(ApplyError::TooManyRoutes);
     }
-    let route = Route { target, since_version: image.version };
+    let route = Route {
+        target,
+        since_version: image.version,
+    };
     image.routes.insert(level.to_owned(), route.clone());
     Ok(Applied::RouteDecided { route })
 }
 
 /// The partition, or which part of its name is unknown.
 fn find_partition(image: &Image, id: PartitionId) -> Result<&PartitionRecord, ApplyError> {
-    image.topic_by_id(id.topic).ok_or(ApplyError::UnknownTopic)?;
-    image.partition(id).map(Arc::as_ref).ok_or(ApplyError::UnknownPartition)
+    image
+        .topic_by_id(id.topic)
+        .ok_or(ApplyError::UnknownTopic)?;
+    image
+        .partition(id)
+        .map(Arc::as_ref)
+        .ok_or(ApplyError::UnknownPartition)
 }
 
 /// The same partition, to change it; copies only what other images still hold.
 fn partition_mut(image: &mut Image, id: PartitionId) -> Result<&mut PartitionRecord, ApplyError> {
     let index = usize::try_from(id.index.0).map_err(|_| ApplyError::UnknownPartition)?;
     let partition = topic_mut(image, id.topic)?.partitions.get_mut(index);
-    partition.map(Arc::make_mut).ok_or(ApplyError::UnknownPartition)
+    partition
+        .map(Arc::make_mut)
+        .ok_or(ApplyError::UnknownPartition)
 }
 
 fn topic_mut(image: &mut Image, id: TopicId) -> Result<&mut Topic, ApplyError> {

@@ -16,7 +16,9 @@ use crate::{
 pub(super) fn seal_and_open(image: &mut Image, seal: &SealAndOpen) -> Result<Opened, ApplyError> {
     let partition = find_partition(image, seal.partition)?;
     let open = check_seal(image, partition, seal)?;
-    let topic = image.topic_by_id(seal.partition.topic).ok_or(ApplyError::UnknownTopic)?;
+    let topic = image
+        .topic_by_id(seal.partition.topic)
+        .ok_or(ApplyError::UnknownTopic)?;
     let mut next = SegmentRecord {
         id: seal.next,
         base: seal.end,
@@ -74,23 +76,35 @@ fn check_seal<'a>(
         .filter(|open| open.id == seal.segment)
         .ok_or(ApplyError::StaleSegment { current })?;
     if open.version != seal.version {
-        return Err(ApplyError::StaleVersion { current: open.version });
+        return Err(ApplyError::StaleVersion {
+            current: open.version,
+        });
     }
     if seal.end < open.base || open.epoch == LeaderEpoch(i32::MAX) {
         return Err(ApplyError::InvalidRange);
     }
-    if partition.segments.iter().any(|segment| segment.id == seal.next) {
+    if partition
+        .segments
+        .iter()
+        .any(|segment| segment.id == seal.next)
+    {
         return Err(ApplyError::SegmentIdTaken { id: seal.next });
     }
     if !open.replicas.contains(&seal.leader) {
-        return Err(ApplyError::NotReplica { broker: seal.leader });
+        return Err(ApplyError::NotReplica {
+            broker: seal.leader,
+        });
     }
     let leader = image
         .brokers
         .get(&seal.leader)
-        .ok_or(ApplyError::UnknownBroker { broker: seal.leader })?;
+        .ok_or(ApplyError::UnknownBroker {
+            broker: seal.leader,
+        })?;
     if leader.incarnation != seal.leader_incarnation {
-        return Err(ApplyError::StaleIncarnation { current: Some(leader.incarnation) });
+        return Err(ApplyError::StaleIncarnation {
+            current: Some(leader.incarnation),
+        });
     }
     Ok(open)
 }
@@ -107,7 +121,9 @@ pub(super) fn delete(
     let partition = partition_mut(image, id)?;
     partition.segments = partition.segments.split_off(segments.len());
     partition.log_start = partition.log_start.max(log_start).max(ends);
-    Ok(Applied::SegmentsDeleted { log_start: partition.log_start })
+    Ok(Applied::SegmentsDeleted {
+        log_start: partition.log_start,
+    })
 }
 
 /// [`Command::SetLogStart`](crate::Command::SetLogStart).
@@ -134,22 +150,34 @@ pub(super) fn replace(
     let partition = find_partition(image, id)?;
     let begins = old
         .first()
-        .and_then(|first| partition.segments.iter().position(|segment| segment.id == *first))
+        .and_then(|first| {
+            partition
+                .segments
+                .iter()
+                .position(|segment| segment.id == *first)
+        })
         .ok_or_else(|| stale(partition))?;
     let end = check_sealed_run(partition, begins, old)?;
     let replaced = partition.segments.iter().skip(begins).take(old.len());
     let first = replaced.clone().next().ok_or(ApplyError::InvalidCount)?;
     let last = replaced.clone().last().ok_or(ApplyError::InvalidCount)?;
-    let fits = new.base == first.base
-        && new.end == end
-        && (first.epoch..=last.epoch).contains(&new.epoch);
+    let fits =
+        new.base == first.base && new.end == end && (first.epoch..=last.epoch).contains(&new.epoch);
     if !fits {
         return Err(ApplyError::InvalidRange);
     }
-    if partition.segments.iter().any(|segment| segment.id == new.id) {
+    if partition
+        .segments
+        .iter()
+        .any(|segment| segment.id == new.id)
+    {
         return Err(ApplyError::SegmentIdTaken { id: new.id });
     }
-    let version = replaced.map(|segment| segment.version).max().unwrap_or(0).saturating_add(1);
+    let version = replaced
+        .map(|segment| segment.version)
+        .max()
+        .unwrap_or(0)
+        .saturating_add(1);
     let merged = SegmentRecord {
         id: new.id,
         base: new.base,
@@ -177,8 +205,10 @@ fn check_sealed_run(
     let mut end = None;
     let mut chain = partition.segments.iter().skip(begins);
     for id in segments {
-        let segment =
-            chain.next().filter(|segment| segment.id == *id).ok_or_else(|| stale(partition))?;
+        let segment = chain
+            .next()
+            .filter(|segment| segment.id == *id)
+            .ok_or_else(|| stale(partition))?;
         if segment.state.is_open() {
             return Err(ApplyError::NotSealed { id: *id });
         }
@@ -188,5 +218,7 @@ fn check_sealed_run(
 }
 
 fn stale(partition: &PartitionRecord) -> ApplyError {
-    ApplyError::StaleSegment { current: partition.active().map(|open| open.id) }
+    ApplyError::StaleSegment {
+        current: partition.active().map(|open| open.id),
+    }
 }

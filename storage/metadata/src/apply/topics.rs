@@ -56,10 +56,14 @@ pub(super) fn create(image: &mut Image, command: &Command) -> Result<Applied, Ap
     }
     // One replica, on the leader, is all that this format of the command can place.
     if *replication_factor != 1 {
-        return Err(ApplyError::InvalidReplicationFactor { asked: *replication_factor });
+        return Err(ApplyError::InvalidReplicationFactor {
+            asked: *replication_factor,
+        });
     }
-    let broker =
-        image.brokers.get(leader).ok_or(ApplyError::UnknownBroker { broker: *leader })?;
+    let broker = image
+        .brokers
+        .get(leader)
+        .ok_or(ApplyError::UnknownBroker { broker: *leader })?;
     let configs = altered(&OrdMap::new(), configs, &[])?;
     check_count(0, partitions)?;
     check_ids(&Vector::new(), partitions)?;
@@ -84,7 +88,10 @@ pub(super) fn create(image: &mut Image, command: &Command) -> Result<Applied, Ap
 
 /// [`Command::DeleteTopic`].
 pub(super) fn delete(image: &mut Image, id: TopicId) -> Result<Applied, ApplyError> {
-    let topic = image.topics_by_id.remove(&id).ok_or(ApplyError::UnknownTopic)?;
+    let topic = image
+        .topics_by_id
+        .remove(&id)
+        .ok_or(ApplyError::UnknownTopic)?;
     image.topics.remove(&topic.name);
     // With the records gone, nothing is left that a decision could keep together.
     let dangling: Vec<String> = image
@@ -116,14 +123,24 @@ pub(super) fn create_partitions(
     }
     let total = check_count(count, add)?;
     check_ids(&topic.partitions, add)?;
-    let first = topic.partitions.front().and_then(|partition| partition.segments.last());
-    let leader = first.map(|segment| segment.leader).ok_or(ApplyError::UnknownPartition)?;
-    let broker =
-        image.brokers.get(&leader).ok_or(ApplyError::UnknownBroker { broker: leader })?.clone();
+    let first = topic
+        .partitions
+        .front()
+        .and_then(|partition| partition.segments.last());
+    let leader = first
+        .map(|segment| segment.leader)
+        .ok_or(ApplyError::UnknownPartition)?;
+    let broker = image
+        .brokers
+        .get(&leader)
+        .ok_or(ApplyError::UnknownBroker { broker: leader })?
+        .clone();
     let min_insync = min_insync(&topic.configs, &image.broker_configs);
     let topic = topic_mut(image, id)?;
     for new in add {
-        topic.partitions.push_back(Arc::new(first_chain(new.id, &broker, min_insync)));
+        topic
+            .partitions
+            .push_back(Arc::new(first_chain(new.id, &broker, min_insync)));
     }
     Ok(Applied::PartitionsCreated { count: total })
 }
@@ -166,12 +183,13 @@ pub(super) fn altered(
 }
 
 /// How many in-sync replicas segments need that are opened from now on.
-pub(super) fn min_insync(
-    topic: &OrdMap<String, String>,
-    brokers: &OrdMap<String, String>,
-) -> i16 {
-    let text = topic.get(MIN_INSYNC_CONFIG).or_else(|| brokers.get(MIN_INSYNC_CONFIG));
-    text.and_then(|text| text.parse().ok()).filter(|count| *count >= 1).unwrap_or(1)
+pub(super) fn min_insync(topic: &OrdMap<String, String>, brokers: &OrdMap<String, String>) -> i16 {
+    let text = topic
+        .get(MIN_INSYNC_CONFIG)
+        .or_else(|| brokers.get(MIN_INSYNC_CONFIG));
+    text.and_then(|text| text.parse().ok())
+        .filter(|count| *count >= 1)
+        .unwrap_or(1)
 }
 
 /// A new partition.
@@ -192,15 +210,23 @@ fn first_chain(id: SegmentId, leader: &Broker, min_insync: i16) -> PartitionReco
         max_timestamp: TimestampMs::NONE,
         digest: None,
     };
-    PartitionRecord { log_start: Offset::ZERO, segments: Vector::unit(segment) }
+    PartitionRecord {
+        log_start: Offset::ZERO,
+        segments: Vector::unit(segment),
+    }
 }
 
 /// The count after `add`, if it is allowed.
 fn check_count(current: i32, add: &[NewSegment]) -> Result<i32, ApplyError> {
-    let total = i32::try_from(add.len()).ok().and_then(|add| current.checked_add(add));
+    let total = i32::try_from(add.len())
+        .ok()
+        .and_then(|add| current.checked_add(add));
     match total {
         Some(total) if total > current && total <= PARTITIONS_PER_TOPIC_MAX => Ok(total),
-        _ => Err(ApplyError::InvalidPartitionCount { current, allowed: PARTITIONS_PER_TOPIC_MAX }),
+        _ => Err(ApplyError::InvalidPartitionCount {
+            current,
+            allowed: PARTITIONS_PER_TOPIC_MAX,
+        }),
     }
 }
 

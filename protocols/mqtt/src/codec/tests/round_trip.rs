@@ -275,7 +275,8 @@ proptest! {
             prop_assert_eq!(got.expiry_secs(), expiry_secs);
             let own = PropertyId::MessageExpiryInterval.bit()
                 | PropertyId::SubscriptionIdentifier.bit();
-            prop_assert_eq!(got.properties.without(own).raw(), kept.raw());
+            let rest = got.properties.without(own);
+            prop_assert_eq!(rest.raw(), kept.raw());
             let got_ids: Vec<u32> = got.properties.iter().filter_map(|property| {
                 match property.value {
                     crate::codec::properties::Value::Varint(id) => Some(id),

@@ -1,0 +1,178 @@
+//! Up to where each active segment is known to be synced, kept in one file of the node.
+//!
+//! Recovery cuts a torn tail only above this point. The file is written now and then, not at each
+//! sync: an older claim is still true, since what was synced once stays synced.
+//!
+//! ```text
+//! "MSCP"  version u32  { topic 16  index i32  segment 16  offset i64  position u64 }*  crc32c u32
+//! ```
+
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use mainstem_env::{Env, Fs};
+use mainstem_record::{Offset, PartitionId, PartitionIndex, SegmentId, TopicId};
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::dedupe::Fields;
+
+/// The longest time between a sync and its being noted here.
+pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The largest file that is read: some millions of partitions.
+const FILE_BYTES_MAX: usize = 256 << 20;
+
+const MAGIC: [u8; 4] = *b"MSCP";
+const VERSION: u32 = 1;
+
+/// Up to where a segment is synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SyncedPoint {
+    pub(crate) segment: SegmentId,
+    pub(crate) offset: Offset,
+    pub(crate) position: u64,
+}
+
+/// The synced points of the node.
+pub(crate) struct Checkpoint {
+    env: Env,
+    path: PathBuf,
+    points: Mutex<HashMap<PartitionId, SyncedPoint>>,
+    writing: AtomicBool,
+}
+
+// === impl Checkpoint ===
+
+impl Checkpoint {
+    /// Reads the file if it is there. One that cannot be understood counts as none, since it only
+    /// guards against damage that is rarer than a crash while it is replaced.
+    pub(crate) fn load(env: Env, path: PathBuf) -> io::Result<Self> {
+        let points = match env.fs.read(&path, FILE_BYTES_MAX) {
+            Ok(bytes) => decode(&bytes).unwrap_or_else(|| {
+                tracing::error!(path = %path.display(), "the checkpoint is damaged, ignoring it");
+                HashMap::new()
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            env,
+            path,
+            points: Mutex::new(points),
+            writing: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn get(&self, id: PartitionId) -> Option<SyncedPoint> {
+        self.points.lock().get(&id).copied()
+    }
+
+    pub(crate) fn set(&self, id: PartitionId, point: SyncedPoint) {
+        self.points.lock().insert(id, point);
+    }
+
+    pub(crate) fn remove(&self, id: PartitionId) {
+        self.points.lock().remove(&id);
+    }
+
+    /// Starts writing the file in the background, unless that is under way.
+    ///
+    /// Returns whether it was started; otherwise try again later.
+    pub(crate) fn write_soon(self: &Arc<Self>) -> bool {
+        if self.writing.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        let this = self.clone();
+        self.env.tasks.blocking(
+            "log-checkpoint",
+            Box::new(move || {
+                if let Err(error) = this.write(&*this.env.fs) {
+                    let path = this.path.display();
+                    tracing::warn!(%error, %path, "cannot write the checkpoint");
+                }
+                this.writing.store(false, Ordering::Release);
+            }),
+        );
+        true
+    }
+
+    /// Writes the file; blocks.
+    pub(crate) fn write(&self, fs: &dyn Fs) -> io::Result<()> {
+        let bytes = encode(&self.points.lock());
+        fs.write_atomic(&self.path, &bytes)
+    }
+}
+
+fn encode(points: &HashMap<PartitionId, SyncedPoint>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(12 + points.len() * 52);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    for (id, point) in points {
+        out.extend_from_slice(id.topic.0.as_bytes());
+        out.extend_from_slice(&id.index.0.to_le_bytes());
+        out.extend_from_slice(point.segment.0.as_bytes());
+        out.extend_from_slice(&point.offset.0.to_le_bytes());
+        out.extend_from_slice(&point.position.to_le_bytes());
+    }
+    let crc = crc32c::crc32c(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn decode(file: &[u8]) -> Option<HashMap<PartitionId, SyncedPoint>> {
+    let (body, trailer) = file.split_last_chunk::<4>()?;
+    if crc32c::crc32c(body) != u32::from_le_bytes(*trailer) {
+        return None;
+    }
+    let mut fields = Fields(body);
+    if fields.take()? != MAGIC || fields.u32()? != VERSION {
+        return None;
+    }
+    let mut points = HashMap::new();
+    while !fields.0.is_empty() {
+        let id = PartitionId {
+            topic: TopicId(Uuid::from_bytes(fields.take()?)),
+            index: PartitionIndex(fields.i32()?),
+        };
+        let point = SyncedPoint {
+            segment: SegmentId(Uuid::from_bytes(fields.take()?)),
+            offset: Offset(fields.i64()?),
+            position: fields.u64()?,
+        };
+        points.insert(id, point);
+    }
+    Some(points)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_round_trips_and_damage_is_found() {
+        let id = |index| PartitionId {
+            topic: TopicId(Uuid::from_u128(3)),
+            index: PartitionIndex(index),
+        };
+        let point = |position| SyncedPoint {
+            segment: SegmentId(Uuid::from_u128(4)),
+            offset: Offset(9),
+            position,
+        };
+        let points = HashMap::from([(id(0), point(1)), (id(1), point(2))]);
+        let file = encode(&points);
+        assert_eq!(decode(&file), Some(points));
+        for at in 0..file.len() {
+            let mut bad = file.clone();
+            bad[at] ^= 1;
+            assert_eq!(decode(&bad), None);
+        }
+    }
+}

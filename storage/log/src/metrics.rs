@@ -1,0 +1,77 @@
+//! Metrics of the log. Handles are resolved once; they are counted per batch or round, never per
+//! record.
+
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// Bounds of the histograms of syncs, in seconds.
+const SECONDS: [f64; 14] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+];
+
+/// All metrics of one log.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    pub(crate) append_bytes: IntCounter,
+    pub(crate) append_batches: IntCounter,
+    pub(crate) syncs: IntCounter,
+    pub(crate) sync_seconds: Histogram,
+    pub(crate) durable_seconds: Histogram,
+    pub(crate) cache_bytes: IntGauge,
+    pub(crate) read_bytes_cache: IntCounter,
+    pub(crate) read_bytes_file: IntCounter,
+    pub(crate) shard_failed: IntGauge,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let seconds = |name: &str, help: &str| -> Result<Histogram, prometheus::Error> {
+            let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+            let histogram = Histogram::with_opts(options)?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok(histogram)
+        };
+        let reads = IntCounterVec::new(
+            Opts::new(
+                "mainstem_log_read_bytes_total",
+                "Bytes of batches read, by where they came from",
+            ),
+            &["source"],
+        )?;
+        registry.register(Box::new(reads.clone()))?;
+        Ok(Self {
+            append_bytes: counter(
+                "mainstem_log_append_bytes_total",
+                "Bytes of batches appended",
+            )?,
+            append_batches: counter("mainstem_log_append_batches_total", "Batches appended")?,
+            syncs: counter("mainstem_log_sync_total", "Syncs of segment files")?,
+            sync_seconds: seconds("mainstem_log_sync_seconds", "Duration of a round of syncs")?,
+            durable_seconds: seconds(
+                "mainstem_log_append_durable_seconds",
+                "From taking an append out of the inbox to its being synced",
+            )?,
+            cache_bytes: gauge(
+                "mainstem_log_tail_cache_bytes",
+                "Bytes of recent batches kept in memory",
+            )?,
+            read_bytes_cache: reads.with_label_values(&["cache"]),
+            read_bytes_file: reads.with_label_values(&["file"]),
+            shard_failed: gauge(
+                "mainstem_log_shard_failed",
+                "Shards that no longer acknowledge appends",
+            )?,
+        })
+    }
+}

@@ -1,0 +1,78 @@
+//! Names of files and directories.
+//!
+//! ```text
+//! <dir>/checkpoint                                         synced points
+//! <dir>/clean-shutdown                                     there only after a clean stop
+//! <dir>/partitions/<topic uuid>/<index>/<20-digit base>-<segment uuid>.log   batches
+//!                                                                     .idx   once sealed
+//!                                                                     .snap  active, clean stop
+//! ```
+//! What ends in `.deleted` or `.tmp` is rubbish of an interrupted operation.
+
+use std::path::{Path, PathBuf};
+
+use mainstem_record::{Offset, PartitionId, PartitionIndex, SegmentId, TopicId};
+use uuid::Uuid;
+
+pub(crate) const LOG: &str = "log";
+pub(crate) const INDEX: &str = "idx";
+pub(crate) const SNAPSHOT: &str = "snap";
+pub(crate) const DELETED: &str = "deleted";
+pub(crate) const TEMPORARY: &str = "tmp";
+
+pub(crate) fn partitions(dir: &Path) -> PathBuf {
+    dir.join("partitions")
+}
+
+pub(crate) fn topic(dir: &Path, topic: TopicId) -> PathBuf {
+    partitions(dir).join(topic.0.to_string())
+}
+
+pub(crate) fn partition(dir: &Path, id: PartitionId) -> PathBuf {
+    topic(dir, id.topic).join(id.index.0.to_string())
+}
+
+pub(crate) fn checkpoint(dir: &Path) -> PathBuf {
+    dir.join("checkpoint")
+}
+
+pub(crate) fn marker(dir: &Path) -> PathBuf {
+    dir.join("clean-shutdown")
+}
+
+/// The file with the batches of a segment.
+pub(crate) fn segment(partition_dir: &Path, base: Offset, id: SegmentId) -> PathBuf {
+    partition_dir.join(format!("{:020}-{}.{LOG}", base.0, id.0))
+}
+
+/// Base, id and extension of a segment's file.
+pub(crate) fn parse_segment(name: &str) -> Option<(Offset, SegmentId, &str)> {
+    let (stem, extension) = name.split_once('.')?;
+    let (base, id) = stem.split_once('-')?;
+    let base = base.parse().ok()?;
+    let id = Uuid::parse_str(id).ok()?;
+    Some((Offset(base), SegmentId(id), extension))
+}
+
+pub(crate) fn parse_topic(name: &str) -> Option<TopicId> {
+    Uuid::parse_str(name).ok().map(TopicId)
+}
+
+pub(crate) fn parse_index(name: &str) -> Option<PartitionIndex> {
+    name.parse().ok().map(PartitionIndex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segment_names_sort_by_base_and_parse_back() {
+        let id = SegmentId(Uuid::from_u128(77));
+        let path = segment(Path::new("/p"), Offset(42), id);
+        let name = path.file_name().and_then(|n| n.to_str()).expect("utf-8");
+        assert!(name.starts_with("00000000000000000042-"));
+        assert_eq!(parse_segment(name), Some((Offset(42), id, LOG)));
+        assert_eq!(parse_segment("x"), None);
+    }
+}

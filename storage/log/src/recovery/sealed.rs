@@ -1,0 +1,171 @@
+//! Opening sealed segments.
+
+use std::{
+    io,
+    path::Path,
+    sync::Arc,
+};
+
+use mainstem_env::{File, Fs, OpenMode};
+use mainstem_record::TimestampMs;
+
+use super::RecoverOptions;
+use crate::{
+    dedupe::Dedupe,
+    error::LogError,
+    index_file::{self, Contents, HEADER_PREFIX_BYTES, Header, INDEX_FILE_BYTES_MAX},
+    paths,
+    scan::{Scan, ScanOptions, read_range, scan},
+    segment::{Segment, SegmentState},
+    spec::SegmentSpec,
+};
+
+/// Opens a sealed segment. Damage is no error here: it is reported, and met by readers.
+pub(super) fn open(
+    options: &RecoverOptions,
+    dir: &Path,
+    spec: &SegmentSpec,
+    previous: Option<&SegmentSpec>,
+) -> Result<Arc<Segment>, LogError> {
+    let path = paths::segment(dir, spec.base, spec.id);
+    if let Some(header) = good_header(&*options.fs, &path, spec) {
+        let len = match options.fs.open(&path, OpenMode::Read) {
+            Ok(file) => file.len().map_err(LogError::io(&path))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(LogError::io(path)(error)),
+        };
+        if len < header.bytes {
+            tracing::error!(
+                path = %path.display(), bytes = len, sealed_bytes = header.bytes,
+                "a sealed segment is missing or short"
+            );
+        }
+        let state = SegmentState {
+            end: spec.end,
+            bytes: header.bytes,
+            max_timestamp: TimestampMs(header.max_timestamp.max(TimestampMs::NONE.0)),
+            open: None,
+        };
+        let segment = Segment::new(dir, spec, header.created_wall_ms, state);
+        return Ok(Arc::new(segment));
+    }
+    let mut dedupe = previous
+        .and_then(|previous| decoded(options, dir, previous))
+        .map_or_else(|| Dedupe::new(options.expiry_ms), |c| c.dedupe);
+    rebuild(options, dir, spec, &mut dedupe)
+}
+
+/// What the partition remembers at the end of a sealed segment.
+pub(super) fn dedupe_after(options: &RecoverOptions, dir: &Path, spec: &SegmentSpec) -> Dedupe {
+    if let Some(contents) = decoded(options, dir, spec) {
+        return contents.dedupe;
+    }
+    let path = paths::segment(dir, spec.base, spec.id);
+    let mut dedupe = Dedupe::new(options.expiry_ms);
+    let scanned = options
+        .fs
+        .open(&path, OpenMode::Read)
+        .and_then(|file| scan_sealed(options, &*file, spec, &mut dedupe));
+    if let Err(error) = scanned {
+        tracing::error!(%error, path = %path.display(), "cannot read the producers of a segment");
+    }
+    dedupe
+}
+
+fn good_header(fs: &dyn Fs, path: &Path, spec: &SegmentSpec) -> Option<Header> {
+    let file = fs.open(&path.with_extension(paths::INDEX), OpenMode::Read);
+    let prefix = read_range(&*file.ok()?, 0, HEADER_PREFIX_BYTES as u64).ok()?;
+    let header = index_file::decode_header(&prefix).ok()?;
+    let ours = header.segment == spec.id
+        && header.base == spec.base
+        && header.epoch == spec.epoch
+        && Some(header.end) == spec.end;
+    ours.then_some(header)
+}
+
+fn decoded(options: &RecoverOptions, dir: &Path, spec: &SegmentSpec) -> Option<Contents> {
+    let path = paths::segment(dir, spec.base, spec.id).with_extension(paths::INDEX);
+    let bytes = options.fs.read(&path, INDEX_FILE_BYTES_MAX).ok()?;
+    let contents = index_file::decode(&bytes, options.index_interval, options.expiry_ms).ok()?;
+    let ours = contents.header.segment == spec.id && Some(contents.header.end) == spec.end;
+    ours.then_some(contents)
+}
+
+fn scan_sealed(
+    options: &RecoverOptions,
+    file: &dyn File,
+    spec: &SegmentSpec,
+    dedupe: &mut Dedupe,
+) -> io::Result<Scan> {
+    let scan_options = ScanOptions {
+        base: spec.base,
+        epoch: spec.epoch,
+        limit: file.len()?,
+        stop_at: spec.end,
+        index_interval: options.index_interval,
+        wall_ms: options.wall_ms,
+        decompressed_bytes_max: options.decompressed_bytes_max,
+    };
+    scan(file, &scan_options, dedupe)
+}
+
+/// Checks the batches of a segment without a good index file, cuts what lies above the sealed
+/// end (it was never acknowledged), and writes the index file.
+fn rebuild(
+    options: &RecoverOptions,
+    dir: &Path,
+    spec: &SegmentSpec,
+    dedupe: &mut Dedupe,
+) -> Result<Arc<Segment>, LogError> {
+    let fs = &*options.fs;
+    let path = paths::segment(dir, spec.base, spec.id);
+    let mut state = SegmentState {
+        end: spec.end,
+        bytes: 0,
+        max_timestamp: TimestampMs::NONE,
+        open: None,
+    };
+    let file = match fs.open(&path, OpenMode::ReadWrite) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            tracing::error!(path = %path.display(), "a sealed segment is missing");
+            return Ok(Arc::new(Segment::new(dir, spec, options.wall_ms, state)));
+        }
+        Err(error) => return Err(LogError::io(path)(error)),
+    };
+    let scan = scan_sealed(options, &*file, spec, dedupe).map_err(LogError::io(&path))?;
+    state.max_timestamp = scan.index.max_timestamp();
+    if Some(scan.next) != spec.end {
+        let reason = scan.bad.as_ref().map(ToString::to_string);
+        tracing::error!(
+            path = %path.display(), position = scan.position, reason,
+            "a sealed segment is damaged"
+        );
+        state.bytes = file.len().map_err(LogError::io(&path))?;
+        // The highest timestamp may be in what cannot be read.
+        state.max_timestamp = TimestampMs(i64::MAX);
+        return Ok(Arc::new(Segment::new(dir, spec, options.wall_ms, state)));
+    }
+    state.bytes = scan.position;
+    if file.len().map_err(LogError::io(&path))? > scan.position {
+        file.set_len(scan.position).map_err(LogError::io(&path))?;
+    }
+    file.sync_all().map_err(LogError::io(&path))?;
+    let (min_timestamp, max_timestamp) = scan.index.time_range();
+    let header = Header {
+        segment: spec.id,
+        base: spec.base,
+        end: scan.next,
+        epoch: spec.epoch,
+        bytes: scan.position,
+        min_timestamp,
+        max_timestamp,
+        created_wall_ms: options.wall_ms,
+        digest: scan.digest.digest128(),
+    };
+    let bytes = index_file::encode(&header, &scan.index, dedupe, None);
+    let index_path = path.with_extension(paths::INDEX);
+    fs.write_atomic(&index_path, &bytes)
+        .map_err(LogError::io(&index_path))?;
+    Ok(Arc::new(Segment::new(dir, spec, options.wall_ms, state)))
+}

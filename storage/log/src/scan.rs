@@ -1,0 +1,280 @@
+//! Walking the batches of a segment file.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use mainstem_env::File;
+use mainstem_record::{
+    BATCH_HEADER_BYTES, BatchError, BatchHeader, LeaderEpoch, Offset, check_stored,
+};
+use xxhash_rust::xxh3::Xxh3Default;
+
+use crate::{dedupe::Dedupe, index::Index};
+
+/// How much is read at a time.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// What is read at a time when only headers are looked at.
+const HEADER_WINDOW_BYTES: usize = 64 << 10;
+
+/// Why a batch does not belong where it lies.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Bad {
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    #[error("offset {got} where {expected} must be")]
+    Offset { got: Offset, expected: Offset },
+    #[error("leader epoch {got} in a segment of epoch {expected}")]
+    Epoch {
+        got: LeaderEpoch,
+        expected: LeaderEpoch,
+    },
+    #[error("the file ends within a batch")]
+    Short,
+}
+
+/// Reads a file through a window.
+pub(crate) struct BatchReader<'a> {
+    file: &'a dyn File,
+    limit: u64,
+    window: BytesMut,
+    start: u64,
+    read_bytes: usize,
+}
+
+/// Which batches a scan expects.
+pub(crate) struct ScanOptions {
+    pub(crate) base: Offset,
+    pub(crate) epoch: LeaderEpoch,
+    /// Readable bytes of the file.
+    pub(crate) limit: u64,
+    /// The sealed end: nothing from it on is looked at.
+    pub(crate) stop_at: Option<Offset>,
+    pub(crate) index_interval: u32,
+    /// Now, as milliseconds since the Unix epoch.
+    pub(crate) wall_ms: i64,
+    pub(crate) decompressed_bytes_max: usize,
+}
+
+/// What a scan found: everything is as of the last good batch.
+pub(crate) struct Scan {
+    /// Where the good batches end, in bytes.
+    pub(crate) position: u64,
+    /// The offset after the last good batch.
+    pub(crate) next: Offset,
+    /// What follows, if it is not the end.
+    pub(crate) bad: Option<Bad>,
+    pub(crate) index: Index,
+    pub(crate) digest: Box<Xxh3Default>,
+}
+
+// === impl BatchReader ===
+
+impl<'a> BatchReader<'a> {
+    /// Reads of `file` no further than `limit`. Reads ahead little if only `headers` are wanted.
+    pub(crate) fn new(file: &'a dyn File, limit: u64, headers: bool) -> Self {
+        Self {
+            file,
+            limit,
+            window: BytesMut::new(),
+            start: 0,
+            read_bytes: if headers {
+                HEADER_WINDOW_BYTES
+            } else {
+                WINDOW_BYTES
+            },
+        }
+    }
+
+    /// `len` bytes at `position`; `None` if they are not all there.
+    fn bytes(&mut self, position: u64, len: usize) -> io::Result<Option<&[u8]>> {
+        let end = position.saturating_add(len as u64);
+        if end > self.limit {
+            return Ok(None);
+        }
+        let within = position >= self.start && end <= self.start + self.window.len() as u64;
+        if !within && !self.fill(position, len)? {
+            return Ok(None);
+        }
+        let at = (position - self.start) as usize;
+        Ok(self.window.get(at..at + len))
+    }
+
+    /// Moves the window; the bytes that are in it already are not read again.
+    fn fill(&mut self, position: u64, len: usize) -> io::Result<bool> {
+        let kept = match position.checked_sub(self.start) {
+            Some(skip) if skip <= self.window.len() as u64 => {
+                let skipped = self.window.split_to(skip as usize);
+                drop(skipped);
+                self.window.len()
+            }
+            _ => {
+                self.window.clear();
+                0
+            }
+        };
+        self.start = position;
+        let room = usize::try_from(self.limit - position).unwrap_or(usize::MAX);
+        let wanted = len.max(self.read_bytes).min(room);
+        self.window.resize(wanted.max(kept), 0);
+        let mut filled = kept;
+        while filled < self.window.len() {
+            let offset = position + filled as u64;
+            let rest = self.window.get_mut(filled..).unwrap_or_default();
+            match self.file.read_at(rest, offset) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.window.truncate(filled);
+        Ok(filled >= len)
+    }
+
+    /// The header at `position`, if a whole batch of its length is there.
+    pub(crate) fn header(&mut self, position: u64) -> io::Result<Result<BatchHeader, Bad>> {
+        let Some(bytes) = self.bytes(position, BATCH_HEADER_BYTES)? else {
+            return Ok(Err(Bad::Short));
+        };
+        let header = match BatchHeader::parse(bytes) {
+            Ok(header) => header,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        if position.saturating_add(header.size_bytes() as u64) > self.limit {
+            return Ok(Err(Bad::Short));
+        }
+        Ok(Ok(header))
+    }
+
+    /// The batch at `position` that has this header, checked.
+    pub(crate) fn batch(
+        &mut self,
+        position: u64,
+        header: &BatchHeader,
+    ) -> io::Result<Result<&[u8], Bad>> {
+        let Some(bytes) = self.bytes(position, header.size_bytes())? else {
+            return Ok(Err(Bad::Short));
+        };
+        Ok(match check_stored(bytes) {
+            Ok(_) => Ok(bytes),
+            Err(error) => Err(error.into()),
+        })
+    }
+}
+
+/// Walks and checks all batches, takes them over into `dedupe`, and stops before the first that is
+/// bad.
+pub(crate) fn scan(
+    file: &dyn File,
+    options: &ScanOptions,
+    dedupe: &mut Dedupe,
+) -> io::Result<Scan> {
+    let mut reader = BatchReader::new(file, options.limit, false);
+    let mut scan = Scan {
+        position: 0,
+        next: options.base,
+        bad: None,
+        index: Index::new(options.base, options.index_interval),
+        digest: Box::default(),
+    };
+    while scan.position < options.limit && options.stop_at.is_none_or(|end| scan.next < end) {
+        let checked = reader.header(scan.position)?.and_then(|header| {
+            expected(&header, scan.next, options.epoch)?;
+            Ok(header)
+        });
+        let header = match checked {
+            Ok(header) => header,
+            Err(bad) => {
+                scan.bad = Some(bad);
+                break;
+            }
+        };
+        let batch = match reader.batch(scan.position, &header)? {
+            Ok(batch) => batch,
+            Err(bad) => {
+                scan.bad = Some(bad);
+                break;
+            }
+        };
+        scan.index.push(&header, scan.position);
+        scan.digest.update(batch);
+        let limit = options.decompressed_bytes_max;
+        dedupe.replay(&header, batch, options.wall_ms, limit);
+        scan.position += header.size_bytes() as u64;
+        scan.next = header.next_offset();
+    }
+    Ok(scan)
+}
+
+fn expected(header: &BatchHeader, next: Offset, epoch: LeaderEpoch) -> Result<(), Bad> {
+    if header.base_offset != next {
+        return Err(Bad::Offset {
+            got: header.base_offset,
+            expected: next,
+        });
+    }
+    if header.leader_epoch != epoch {
+        return Err(Bad::Epoch {
+            got: header.leader_epoch,
+            expected: epoch,
+        });
+    }
+    Ok(())
+}
+
+/// Makes an index from the headers alone, as far as they follow each other: for reading around
+/// damage. What is read through it is still checked batch by batch.
+pub(crate) fn index_headers(
+    file: &dyn File,
+    base: Offset,
+    interval: u32,
+    limit: u64,
+) -> io::Result<Index> {
+    let mut index = Index::new(base, interval);
+    let mut reader = BatchReader::new(file, limit, true);
+    let (mut position, mut next) = (0, base);
+    while let Ok(header) = reader.header(position)? {
+        if header.base_offset != next {
+            break;
+        }
+        index.push(&header, position);
+        position += header.size_bytes() as u64;
+        next = header.next_offset();
+    }
+    Ok(index)
+}
+
+/// Reads the bytes from `start` to `end`, or fewer if the file ends before.
+pub(crate) fn read_range(file: &dyn File, start: u64, end: u64) -> io::Result<Bytes> {
+    let len = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
+    let mut buffer = BytesMut::zeroed(len);
+    let mut filled = 0;
+    while filled < len {
+        let rest = buffer.get_mut(filled..).unwrap_or_default();
+        match file.read_at(rest, start + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer.freeze())
+}
+
+/// XXH3-128 of the first `len` bytes.
+pub(crate) fn digest(file: &dyn File, len: u64) -> io::Result<u128> {
+    let mut hasher = Xxh3Default::new();
+    let mut position = 0;
+    while position < len {
+        let end = len.min(position + WINDOW_BYTES as u64);
+        let bytes = read_range(file, position, end)?;
+        if bytes.len() as u64 != end - position {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        hasher.update(&bytes);
+        position = end;
+    }
+    Ok(hasher.digest128())
+}

@@ -1,0 +1,142 @@
+//! A segment of a partition, as readers and the shard share it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use mainstem_env::File;
+use mainstem_record::{LeaderEpoch, Offset, SegmentId, TimestampMs};
+use parking_lot::RwLock;
+
+use crate::{files::Files, index::Index, paths, spec::SegmentInfo, spec::SegmentSpec};
+
+/// One segment.
+pub(crate) struct Segment {
+    pub(crate) id: SegmentId,
+    pub(crate) base: Offset,
+    pub(crate) epoch: LeaderEpoch,
+    /// The file with the batches.
+    pub(crate) path: PathBuf,
+    pub(crate) created_wall_ms: i64,
+    pub(crate) state: RwLock<SegmentState>,
+}
+
+/// What changes of a segment.
+pub(crate) struct SegmentState {
+    /// The offset after the last record, once sealed.
+    pub(crate) end: Option<Offset>,
+    /// Bytes that may be read.
+    pub(crate) bytes: u64,
+    pub(crate) max_timestamp: TimestampMs,
+    /// File and index while the segment is active; those of sealed ones are opened on demand.
+    pub(crate) open: Option<(Arc<dyn File>, Index)>,
+}
+
+/// Where to read in a segment.
+pub(crate) struct Located {
+    pub(crate) file: Arc<dyn File>,
+    /// Where to begin.
+    pub(crate) start: u64,
+    /// The batch looked for begins before it.
+    pub(crate) before: Option<u64>,
+    /// Where the readable bytes end.
+    pub(crate) limit: u64,
+}
+
+// === impl Segment ===
+
+impl Segment {
+    pub(crate) fn new(
+        dir: &Path,
+        spec: &SegmentSpec,
+        created_wall_ms: i64,
+        state: SegmentState,
+    ) -> Self {
+        Self {
+            id: spec.id,
+            base: spec.base,
+            epoch: spec.epoch,
+            path: paths::segment(dir, spec.base, spec.id),
+            created_wall_ms,
+            state: RwLock::new(state),
+        }
+    }
+
+    pub(crate) fn info(&self) -> SegmentInfo {
+        let state = self.state.read();
+        SegmentInfo {
+            id: self.id,
+            base: self.base,
+            end: state.end,
+            epoch: self.epoch,
+            bytes: state.bytes,
+            max_timestamp: state.max_timestamp,
+            created_wall_ms: self.created_wall_ms,
+        }
+    }
+
+    pub(crate) fn end(&self) -> Option<Offset> {
+        self.state.read().end
+    }
+
+    /// Where the batch that holds `offset` is to be looked for. May open files: blocks.
+    pub(crate) fn locate_offset(&self, files: &Files, offset: Offset) -> io::Result<Located> {
+        self.locate(files, |index| index.by_offset(offset))
+    }
+
+    /// Where the first batch with a timestamp of at least `at_least`, and records from `offset`
+    /// on, is to be looked for. May open files: blocks.
+    pub(crate) fn locate_timestamp(
+        &self,
+        files: &Files,
+        at_least: TimestampMs,
+        offset: Offset,
+    ) -> io::Result<Located> {
+        self.locate(files, |index| {
+            let by_time = index.by_timestamp(at_least);
+            let by_offset = index.by_offset(offset).0;
+            (by_time.max(by_offset), None)
+        })
+    }
+
+    /// The offset of the first indexed batch after `position`, or else the end.
+    pub(crate) fn offset_after(&self, files: &Files, position: u64, end: Offset) -> Offset {
+        let from_index = |index: &Index| index.offset_after(position);
+        let found = match &self.state.read().open {
+            Some((_, index)) => from_index(index),
+            None => files.cached(self.id).and_then(|o| from_index(&o.index)),
+        };
+        found.unwrap_or(end)
+    }
+
+    fn locate(
+        &self,
+        files: &Files,
+        find: impl Fn(&Index) -> (u64, Option<u64>),
+    ) -> io::Result<Located> {
+        let limit;
+        {
+            let state = self.state.read();
+            limit = state.bytes;
+            if let Some((file, index)) = &state.open {
+                let (start, before) = find(index);
+                return Ok(Located {
+                    file: file.clone(),
+                    start,
+                    before,
+                    limit,
+                });
+            }
+        }
+        let open = files.get(self, limit)?;
+        let (start, before) = find(&open.index);
+        Ok(Located {
+            file: open.file.clone(),
+            start,
+            before,
+            limit,
+        })
+    }
+}

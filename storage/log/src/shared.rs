@@ -1,0 +1,150 @@
+//! What the shard, readers and handles of one partition share.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use mainstem_record::{Offset, PartitionId};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use crate::{cache::TailCache, dedupe::Dedupe, segment::Segment, spec::Ends};
+
+/// A partition. Only its shard moves the ends up; only administrative calls move the log start.
+pub(crate) struct Shared {
+    pub(crate) id: PartitionId,
+    pub(crate) dir: PathBuf,
+    /// Where the shard keeps its writer; set before the first handle is given out.
+    pub(crate) slot: AtomicUsize,
+    pub(crate) state: RwLock<State>,
+    /// Oldest first.
+    pub(crate) chain: RwLock<Vec<Arc<Segment>>>,
+    pub(crate) cache: Mutex<TailCache>,
+    pub(crate) dedupe: Mutex<Dedupe>,
+    subscribers: Mutex<Subscribers>,
+}
+
+/// What changes with each append.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct State {
+    pub(crate) ends: Ends,
+    pub(crate) status: Status,
+}
+
+/// Whether a partition can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// Yes.
+    Open,
+    /// It can be read only.
+    Failed,
+    /// It is gone.
+    Removed,
+}
+
+#[derive(Default)]
+struct Subscribers {
+    next_key: u64,
+    list: Vec<(u64, Arc<Notify>)>,
+}
+
+/// Wakes its subscriber until it is dropped.
+#[must_use = "dropping it ends the subscription"]
+pub struct Subscription {
+    shared: Arc<Shared>,
+    key: u64,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn new(
+        id: PartitionId,
+        dir: PathBuf,
+        state: State,
+        chain: Vec<Arc<Segment>>,
+        dedupe: Dedupe,
+    ) -> Self {
+        Self {
+            id,
+            dir,
+            slot: AtomicUsize::new(usize::MAX),
+            state: RwLock::new(state),
+            chain: RwLock::new(chain),
+            cache: Mutex::default(),
+            dedupe: Mutex::new(dedupe),
+            subscribers: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn ends(&self) -> Ends {
+        self.state.read().ends
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.state.read().status
+    }
+
+    /// A partition that is gone stays gone.
+    pub(crate) fn set_status(&self, status: Status) {
+        {
+            let mut state = self.state.write();
+            if state.status != Status::Removed {
+                state.status = status;
+            }
+        }
+        self.wake();
+    }
+
+    /// Wakes all subscribers. The new state must be visible before.
+    pub(crate) fn wake(&self) {
+        for (_, notify) in &self.subscribers.lock().list {
+            notify.notify_one();
+        }
+    }
+
+    pub(crate) fn subscribe(self: &Arc<Self>, notify: &Arc<Notify>) -> Subscription {
+        let mut subscribers = self.subscribers.lock();
+        let key = subscribers.next_key;
+        subscribers.next_key += 1;
+        subscribers.list.push((key, notify.clone()));
+        Subscription {
+            shared: self.clone(),
+            key,
+        }
+    }
+
+    /// The segment that holds `offset`, or else the next one after it.
+    pub(crate) fn segment_at(&self, offset: Offset) -> Option<Arc<Segment>> {
+        let chain = self.chain.read();
+        let after = chain.partition_point(|segment| segment.base <= offset);
+        let holds = after
+            .checked_sub(1)
+            .and_then(|at| chain.get(at))
+            .filter(|segment| segment.end().is_none_or(|end| offset < end));
+        holds.or_else(|| chain.get(after)).cloned()
+    }
+
+    pub(crate) fn slot(&self) -> usize {
+        self.slot.load(Ordering::Acquire)
+    }
+}
+
+// === impl Subscription ===
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut subscribers = self.shared.subscribers.lock();
+        subscribers.list.retain(|(key, _)| *key != self.key);
+    }
+}
+
+impl std::fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscription")
+            .field("partition", &self.shared.id)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,169 @@
+use std::sync::Arc;
+
+use mainstem_env::Env;
+use openraft::{
+    StorageError,
+    testing::{StoreBuilder, Suite},
+};
+
+use super::{
+    NodeId, Published, RaftLog, StorageResult, Types, check,
+    log_store::LogStore,
+    state_machine::{State, StateMachine},
+};
+use crate::{
+    command::{Applied, Command},
+    error::StoreError,
+    log::MetadataLog,
+    store::{Durability, Key, MemoryStore, Store},
+};
+
+/// Makes a fresh store for each test of openraft's suite; `G` holds what it lies on.
+struct Builder<G>(fn() -> (G, Arc<dyn Store>));
+
+impl<G: Send + Sync> StoreBuilder<Types, LogStore, StateMachine, G> for Builder<G> {
+    async fn build(&self) -> StorageResult<(G, LogStore, StateMachine)> {
+        let (guard, store) = (self.0)();
+        let env = Env::real();
+        let log = LogStore::new(env.clone(), Arc::clone(&store), Arc::default());
+        let machine = StateMachine::new(env, store, Arc::default(), State::default());
+        Ok((guard, log, machine))
+    }
+}
+
+#[test]
+fn memory_store_passes_the_suite_of_openraft() -> Result<(), StorageError<NodeId>> {
+    Suite::test_all(Builder(|| ((), Arc::new(MemoryStore::default()))))
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn rocksdb_store_passes_the_suite_of_openraft() -> Result<(), StorageError<NodeId>> {
+    Suite::test_all(Builder(|| {
+        let dir = tempfile::tempdir().expect("dir");
+        let store = crate::store::RocksStore::open(&dir.path().join("db"), true).expect("open");
+        (dir, Arc::new(store))
+    }))
+}
+
+async fn start(store: &Arc<dyn Store>) -> (RaftLog, Arc<Published>) {
+    let published = Arc::new(Published::default());
+    let log = RaftLog::start(Env::real(), 1, Arc::clone(store), Arc::clone(&published)).await;
+    (log.expect("start"), published)
+}
+
+fn memory() -> Arc<dyn Store> {
+    Arc::new(MemoryStore::default())
+}
+
+#[tokio::test]
+async fn a_restart_applies_everything_that_was_committed() {
+    let store = memory();
+    let (log, _) = start(&store).await;
+    for _ in 0..10 {
+        log.propose(Command::AllocateProducerIds { count: 7 })
+            .await
+            .expect("propose");
+    }
+    log.raft().shutdown().await.expect("stop");
+    // Even if the crash took what was not synced: which entries were committed.
+    store
+        .put(Key::Committed, b"null", Durability::Lazy)
+        .expect("put");
+
+    assert!(!check(&*store).expect("sound"));
+    let (log, published) = start(&store).await;
+    let answer = log.propose(Command::AllocateProducerIds { count: 1 }).await;
+    assert_eq!(
+        answer,
+        Ok(Applied::ProducerIds {
+            first: 70,
+            count: 1
+        })
+    );
+    let health = log.health();
+    assert!(health.leader && !health.failed);
+    assert_eq!(published.image().next_producer_id, 71);
+    assert!(health.committed >= published.image().version);
+}
+
+#[tokio::test]
+async fn the_log_is_trimmed_behind_a_snapshot_and_a_restart_needs_no_more() {
+    let store = memory();
+    let (log, published) = start(&store).await;
+    for _ in 0..6_500 {
+        log.propose(Command::AllocateProducerIds { count: 1 })
+            .await
+            .expect("propose");
+    }
+    let mut metrics = log.raft().metrics();
+    let trimmed = metrics.wait_for(|metrics| metrics.purged.is_some());
+    Env::real()
+        .timeout(std::time::Duration::from_secs(20), trimmed)
+        .await
+        .expect("in time")
+        .ok();
+    assert!(store.read(0, u64::MAX, usize::MAX).expect("read").len() < 6_000);
+    let image = published.image();
+    log.raft().shutdown().await.expect("stop");
+
+    check(&*store).expect("sound");
+    let (log, published) = start(&store).await;
+    log.propose(Command::Barrier).await.expect("propose");
+    assert_eq!(published.image().next_producer_id, image.next_producer_id);
+}
+
+#[tokio::test]
+async fn a_store_that_lost_something_is_refused() {
+    let store = memory();
+    assert!(check(&*store).expect("blank"));
+    let (log, _) = start(&store).await;
+    for _ in 0..5 {
+        log.propose(Command::Barrier).await.expect("propose");
+    }
+    log.raft().shutdown().await.expect("stop");
+    let entries = store.read(0, u64::MAX, usize::MAX).expect("read");
+
+    store.truncate(4).expect("truncate");
+    assert!(
+        matches!(check(&*store), Err(StoreError::Hole { .. })),
+        "lost the end"
+    );
+    store.append(&entries[5..]).expect("append");
+    assert!(
+        matches!(check(&*store), Err(StoreError::Hole { index: 4 })),
+        "lost the middle"
+    );
+    store.append(&entries).expect("append");
+    check(&*store).expect("whole again");
+    store.append(&[(2, b"{}".to_vec())]).expect("append");
+    assert!(
+        matches!(check(&*store), Err(StoreError::Decode { .. })),
+        "not an entry"
+    );
+    store.append(&entries).expect("append");
+    let purged = serde_json::to_vec(&serde_json::json!({
+        "leader_id": { "term": 1, "node_id": 1 }, "index": 2
+    }));
+    store.purge(2, &purged.expect("encode")).expect("purge");
+    assert!(
+        matches!(check(&*store), Err(StoreError::Missing { .. })),
+        "trimmed, no snapshot"
+    );
+}
+
+#[tokio::test]
+async fn a_failed_store_stops_the_log_for_good() {
+    let store = memory();
+    let (log, published) = start(&store).await;
+    log.propose(Command::AllocateProducerIds { count: 1 })
+        .await
+        .expect("propose");
+    store.close().expect("close");
+    for _ in 0..2 {
+        let answer = log.propose(Command::AllocateProducerIds { count: 1 }).await;
+        assert_eq!(answer, Err(crate::error::ProposeError::Fatal));
+    }
+    assert!(log.health().failed && !log.health().leader);
+    assert_eq!(published.image().next_producer_id, 1);
+}

@@ -1,0 +1,100 @@
+//! The store in memory: for simulation, fuzzing and tests.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+
+use super::{Durability, Key, Store};
+use crate::error::StoreError;
+
+/// Forgets everything when it is closed or dropped.
+#[derive(Debug)]
+pub(crate) struct MemoryStore(Mutex<Option<Content>>);
+
+#[derive(Debug, Default)]
+struct Content {
+    log: BTreeMap<u64, Vec<u8>>,
+    values: BTreeMap<Key, Vec<u8>>,
+}
+
+// === impl MemoryStore ===
+
+impl MemoryStore {
+    fn with<T>(&self, work: impl FnOnce(&mut Content) -> T) -> Result<T, StoreError> {
+        self.0.lock().as_mut().map(work).ok_or(StoreError::Closed)
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self(Mutex::new(Some(Content::default())))
+    }
+}
+
+impl Store for MemoryStore {
+    fn append(&self, entries: &[(u64, Vec<u8>)]) -> Result<(), StoreError> {
+        self.with(|content| content.log.extend(entries.iter().cloned()))
+    }
+
+    fn read(
+        &self,
+        start: u64,
+        end: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        self.with(|content| {
+            let mut bytes: usize = 0;
+            let mut found = Vec::new();
+            for (index, entry) in content.log.range(start..end) {
+                found.push((*index, entry.clone()));
+                bytes = bytes.saturating_add(entry.len());
+                if bytes > bytes_max {
+                    break;
+                }
+            }
+            found
+        })
+    }
+
+    fn last(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with(|content| content.log.last_key_value().map(|(_, entry)| entry.clone()))
+    }
+
+    fn truncate(&self, from: u64) -> Result<(), StoreError> {
+        self.with(|content| {
+            content.log.split_off(&from);
+        })
+    }
+
+    fn purge(&self, to: u64, purged: &[u8]) -> Result<(), StoreError> {
+        self.with(|content| {
+            content.log = content.log.split_off(&to.saturating_add(1));
+            content.values.insert(Key::Purged, purged.to_vec());
+        })
+    }
+
+    fn get(&self, key: Key) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with(|content| content.values.get(&key).cloned())
+    }
+
+    fn put(&self, key: Key, value: &[u8], _durability: Durability) -> Result<(), StoreError> {
+        self.with(|content| {
+            content.values.insert(key, value.to_vec());
+        })
+    }
+
+    fn put_snapshot(&self, meta: &[u8], data: &[u8]) -> Result<(), StoreError> {
+        self.with(|content| {
+            content.values.insert(Key::SnapshotMeta, meta.to_vec());
+            content.values.insert(Key::SnapshotData, data.to_vec());
+        })
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        *self.0.lock() = None;
+        Ok(())
+    }
+}
