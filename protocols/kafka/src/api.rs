@@ -83,7 +83,6 @@ pub(crate) static APIS: &[Api] = &[
     ),
     api(ApiKey::DescribeConfigs, "DescribeConfigs", (1, 4), 4, &schema::DESCRIBE_CONFIGS),
     api(ApiKey::AlterConfigs, "AlterConfigs", (0, 2), 2, &schema::ALTER_CONFIGS),
-    api(ApiKey::DescribeLogDirs, "DescribeLogDirs", (1, 4), 2, &schema::DESCRIBE_LOG_DIRS),
     api(ApiKey::CreatePartitions, "CreatePartitions", (0, 3), 2, &schema::CREATE_PARTITIONS),
     api(ApiKey::DeleteGroups, "DeleteGroups", (0, 2), 2, &schema::DELETE_GROUPS),
     api(

@@ -310,7 +310,7 @@ mod tests {
         let pool = MemoryPool::new(256 << 20);
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let mut frames = FrameReader::new(Env::real(), server, LIMITS, pool.clone());
-        client.write_all(&(100 << 20i32).to_be_bytes()).await.expect("write");
+        client.write_all(&(100i32 << 20).to_be_bytes()).await.expect("write");
         client.write_all(&[0; 10]).await.expect("write");
         let mut next = Box::pin(frames.next());
         tokio::select! {

@@ -1,9 +1,6 @@
 //! The tail cache: recent batches in memory, so that readers at the tail never touch a file.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use mainstem_record::Offset;
@@ -78,8 +75,8 @@ impl TailCache {
         let mut chunk = Chunk::empty(read.from);
         for cached in self.batches.range(first..) {
             let bytes = chunk.bytes + cached.bytes.len();
-            let wanted = bytes <= read.bytes_max
-                || (chunk.batches.is_empty() && read.at_least_one_batch);
+            let wanted =
+                bytes <= read.bytes_max || (chunk.batches.is_empty() && read.at_least_one_batch);
             if cached.base >= bound || !wanted {
                 break;
             }
@@ -156,7 +153,11 @@ mod tests {
     fn reads_are_whole_batches_within_bounds() {
         let mut cache = TailCache::default();
         for i in 0..4 {
-            cache.push(Offset(i * 10), Offset(i * 10 + 10), Bytes::from(vec![0; 100]));
+            cache.push(
+                Offset(i * 10),
+                Offset(i * 10 + 10),
+                Bytes::from(vec![0; 100]),
+            );
         }
         let bound = Offset(30);
         let next = |r: Read| cache.read(&r, bound).map(|c| (c.batches.len(), c.next.0));

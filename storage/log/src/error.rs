@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use mainstem_record::{Offset, PartitionId, ProducerEpoch, ProducerId, SegmentId, Sequence};
+use mainstem_record::{Offset, PartitionId, ProducerId, SegmentId, Sequence};
 
 /// Why an append failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -107,14 +107,13 @@ impl Index {
         self.entries.capacity() * size_of::<Entry>() + size_of::<Self>()
     }
 
-    /// A position at or before the batch that holds `offset`, and one that it begins before
-    /// (`None`: anywhere up to the end).
-    pub(crate) fn by_offset(&self, offset: Offset) -> (u64, Option<u64>) {
+    /// A position at or before the batch that holds `offset`.
+    pub(crate) fn by_offset(&self, offset: Offset) -> u64 {
         let relative = offset.0.saturating_sub(self.base.0);
         let after = self
             .entries
             .partition_point(|entry| i64::from(entry.offset) <= relative);
-        self.around(after)
+        self.entry_before(after)
     }
 
     /// A position at or before the first batch with a timestamp of at least `at_least`.
@@ -122,7 +121,7 @@ impl Index {
         let after = self
             .entries
             .partition_point(|entry| entry.max_before < at_least.0);
-        self.around(after).0
+        self.entry_before(after)
     }
 
     /// The offset of the first indexed batch after `position`.
@@ -135,12 +134,10 @@ impl Index {
             .map(|entry| self.base.plus(i64::from(entry.offset)))
     }
 
-    fn around(&self, after: usize) -> (u64, Option<u64>) {
-        let start = after
+    fn entry_before(&self, after: usize) -> u64 {
+        after
             .checked_sub(1)
             .and_then(|at| self.entries.get(at))
-            .map_or(0, |entry| u64::from(entry.position));
-        let stop = self.entries.get(after).map(|e| u64::from(e.position));
-        (start, stop)
+            .map_or(0, |entry| u64::from(entry.position))
     }
 }

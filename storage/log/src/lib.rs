@@ -1,28 +1,71 @@
-//! One node's segment log.
+//! One node's segment log: files, index, I/O shards, flush, recovery.
+//!
+//! It is told which partitions and segments there are, and tells nothing to anybody but its owner:
+//! it knows nothing of metadata, replication or protocols, and none of them may live here.
+//!
+//! # Concepts
+//! - A **partition** is a chain of **segments**; only the last one is active. A segment file is
+//!   concatenated record batches of version 2 and nothing else; names are in `paths.rs`, the index
+//!   file of a sealed segment in `index_file.rs`, the file of synced points in `checkpoint.rs`.
+//! - An **I/O shard** is a task that owns the active segments of its partitions ([`Log`] spreads
+//!   them by hash). It takes everything that waits, stamps offsets, makes one vectored write per
+//!   segment, and completes tickets. Syncs, directory operations and reads of files run on the
+//!   blocking pool.
+//! - **Ends** ([`Ends`]): what is written, what is synced, and what is committed, which is what
+//!   counts as acknowledged and may be read.
+//!
+//! # Invariants
+//! - Offsets of a segment follow each other without a hole, in the order in which appends were
+//!   taken; a failed append leaves no trace in offsets, sequences or index.
+//! - The index entry is made before the append is visible, and the append is visible before it is
+//!   acknowledged.
+//! - Under [`Flush::Always`] nothing is acknowledged as durable, or read, before a successful sync
+//!   that began after the write. A failed sync is never repeated: the shard stops acknowledging.
+//! - Nothing below a synced point is ever cut. What is found damaged there is reported.
+//!
+//! # Order of a clean stop
+//! [`Log::close`]: inboxes close, what they hold is written, everything is synced, snapshots of
+//! the active segments and the checkpoint are written, then the mark of a clean stop.
 
+mod active;
 mod append;
+mod cache;
+mod checkpoint;
+mod dedupe;
 mod error;
 mod event;
+mod files;
+mod inbox;
+mod index;
+mod index_file;
 mod log;
+mod metrics;
 mod options;
 mod partition;
+mod paths;
 mod read;
+mod recovery;
+mod scan;
+mod segment;
+mod shard;
+mod shared;
+mod space;
 mod spec;
+mod syncer;
+mod writer;
 
 pub use append::{Ack, Append, AppendTicket, Appended, Qos2Id};
 pub use error::{AppendError, LogError, PartitionError, ReadError};
-pub use event::{
-    EVENTS_MAX, LogEvent, PartitionFailure, RollReason, ShardFailure, ShardHealth,
-};
+pub use event::{EVENTS_MAX, LogEvent, PartitionFailure, RollReason, ShardFailure, ShardHealth};
 pub use log::Log;
 pub use options::LogOptions;
-pub use partition::{Partition, Subscription};
+pub use partition::Partition;
 pub use read::{Chunk, Read};
+pub use shared::Subscription;
 pub use spec::{
     Ends, Flush, PartitionSettings, PartitionSpec, ProducerSnapshot, SealInfo, SegmentInfo,
     SegmentSpec,
 };
 
-/// The header of a QoS 2 record that holds its identity: 16 bytes session, u32 epoch and u64
-/// sequence, both big-endian.
+/// The header of a QoS 2 record that holds its identity; its value is [`Qos2Id::to_header`].
 pub const QOS2_HEADER: &str = "mqtt.qos2";

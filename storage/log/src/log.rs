@@ -1,25 +1,476 @@
-//! The log as a whole.
+//! The log of a node: shards, partitions, start and stop.
 
-use std::{collections::HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-use mainstem_env::Env;
+use mainstem_env::{Env, Fs};
 use mainstem_record::PartitionId;
+use parking_lot::RwLock;
 use tokio::sync::mpsc;
+use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::{error::LogError, event::{LogEvent, ShardHealth}, options::LogOptions, partition::Partition, spec::PartitionSpec};
+use crate::{
+    checkpoint::Checkpoint,
+    error::{LogError, PartitionError},
+    event::{EVENTS_MAX, LogEvent, ShardHealth},
+    files::Files,
+    inbox::{Control, Health, Inbox},
+    metrics::Metrics,
+    options::LogOptions,
+    partition::{Partition, Tools},
+    paths,
+    recovery::{RecoverOptions, Recovered, recover},
+    shard::{Core, Shard},
+    shared::{Shared, State, Status},
+    spec::PartitionSpec,
+};
 
 /// The log of a node. Cheap to clone.
 #[derive(Clone)]
-pub struct Log;
+pub struct Log {
+    inner: Arc<Inner>,
+}
 
-#[allow(unused_variables, missing_docs)]
+struct Inner {
+    tools: Tools,
+    shards: Vec<Inbox>,
+    partitions: RwLock<HashMap<PartitionId, Entry>>,
+    checkpoint: Arc<Checkpoint>,
+    events: mpsc::Sender<LogEvent>,
+    /// The run that ended with a clean stop, if the last one did.
+    clean_run: Option<u128>,
+    run_id: u128,
+    closed: AtomicBool,
+}
+
+enum Entry {
+    /// Somebody is opening or removing it.
+    Busy,
+    Open(Partition),
+}
+
+/// Frees a place among the partitions unless it was filled.
+struct Reservation<'a> {
+    inner: &'a Inner,
+    id: PartitionId,
+    filled: bool,
+}
+
+// === impl Log ===
+
 impl Log {
-    pub async fn start(env: Env, options: LogOptions, registry: &prometheus::Registry) -> Result<(Self, mpsc::Receiver<LogEvent>), LogError> { unimplemented!() }
-    pub async fn open_partition(&self, spec: PartitionSpec) -> Result<Partition, LogError> { unimplemented!() }
-    pub fn partition(&self, id: PartitionId) -> Option<Partition> { unimplemented!() }
-    pub fn partitions(&self) -> Vec<Partition> { unimplemented!() }
-    pub async fn remove_partition(&self, id: PartitionId) -> Result<(), LogError> { unimplemented!() }
-    pub async fn remove_unknown(&self, known: &HashSet<PartitionId>) -> Result<usize, LogError> { unimplemented!() }
-    pub fn health(&self) -> Vec<ShardHealth> { unimplemented!() }
-    pub async fn close(&self) -> Result<(), LogError> { unimplemented!() }
+    /// Starts the log in its directory, which is made if it is not there, without any partition.
+    /// The receiver gets what the owner should act on.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn start(
+        env: Env,
+        options: LogOptions,
+        metrics_registry: &prometheus::Registry,
+    ) -> Result<(Self, mpsc::Receiver<LogEvent>), LogError> {
+        if options.shards == 0 {
+            return Err(LogError::Options("the log needs at least one shard"));
+        }
+        let metrics = Metrics::register(metrics_registry)?;
+        let options = Arc::new(options);
+        let (clean_run, checkpoint) = prepare(&env, &options).await?;
+        let checkpoint = Arc::new(checkpoint);
+        let files = Arc::new(Files::new(
+            env.fs.clone(),
+            options.open_files_max,
+            options.index_interval_bytes,
+            expiry_ms(&options),
+        ));
+        let tools = Tools {
+            env,
+            options,
+            files,
+            metrics,
+        };
+        let (env, options) = (&tools.env, &tools.options);
+        let run_id = u128::from_be_bytes(env.random_uuid());
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let mut shards = Vec::with_capacity(options.shards);
+        for shard in 0..options.shards {
+            let health = Arc::new(Health::new(shard));
+            let (inbox, messages) = Inbox::new(
+                options.shard_inflight_count_max,
+                options.shard_inflight_bytes_max,
+                health.clone(),
+            );
+            let core = Core::new(&tools, health, (events.clone(), checkpoint.clone()));
+            env.spawn("log-shard", Shard::new(core, messages, run_id).run());
+            shards.push(inbox);
+        }
+        let inner = Inner {
+            tools,
+            shards,
+            partitions: RwLock::default(),
+            checkpoint,
+            events,
+            clean_run,
+            run_id,
+            closed: AtomicBool::new(false),
+        };
+        let inner = Arc::new(inner);
+        Ok((Self { inner }, receiver))
+    }
+
+    /// Opens a partition: a new one is made, one that is there is recovered. Many may be opened at
+    /// the same time. One that is damaged below its synced point is opened for reading only, and
+    /// [`LogEvent::PartitionFailed`] says why.
+    ///
+    /// # Errors
+    /// [`LogError::AlreadyOpen`], [`LogError::Chain`], [`LogError::Io`], [`LogError::Closed`].
+    pub async fn open_partition(&self, spec: PartitionSpec) -> Result<Partition, LogError> {
+        let inner = &*self.inner;
+        if inner.closed.load(Ordering::Acquire) {
+            return Err(LogError::Closed);
+        }
+        let id = spec.id;
+        let mut reservation = inner.reserve(id)?;
+        let settings = spec.settings;
+        let dir = paths::partition(&inner.tools.options.dir, id);
+        let recover_options = inner.recover_options(id);
+        let recover_dir = dir.clone();
+        let recovered = inner
+            .tools
+            .env
+            .blocking("log-recover", move || {
+                recover(&recover_options, &recover_dir, &spec)
+            })
+            .await
+            .ok_or(LogError::Closed)??;
+        let Recovered {
+            chain,
+            active,
+            ends,
+            dedupe,
+            failure,
+        } = recovered;
+        let status = match failure {
+            Some(_) => Status::Failed,
+            None => Status::Open,
+        };
+        let state = State { ends, status };
+        let shared = Arc::new(Shared::new(id, dir, state, chain, dedupe));
+        let inbox = inner.shard_of(id).ok_or(LogError::Closed)?;
+        inbox
+            .ask(&shared, |reply| Control::Open(active, settings, reply))
+            .await
+            .map_err(|_| LogError::Closed)?;
+        let partition = Partition::new(shared, inbox.clone(), inner.tools.clone());
+        reservation.fill(partition.clone());
+        if let Some(failure) = failure {
+            let event = LogEvent::PartitionFailed {
+                partition: id,
+                failure,
+            };
+            // The status of the partition tells it too.
+            let _ = inner.events.try_send(event);
+        }
+        Ok(partition)
+    }
+
+    /// The partition, if it is open.
+    pub fn partition(&self, id: PartitionId) -> Option<Partition> {
+        match self.inner.partitions.read().get(&id) {
+            Some(Entry::Open(partition)) => Some(partition.clone()),
+            Some(Entry::Busy) | None => None,
+        }
+    }
+
+    /// All open partitions, in no order.
+    pub fn partitions(&self) -> Vec<Partition> {
+        let partitions = self.inner.partitions.read();
+        partitions
+            .values()
+            .filter_map(|entry| match entry {
+                Entry::Open(partition) => Some(partition.clone()),
+                Entry::Busy => None,
+            })
+            .collect()
+    }
+
+    /// Closes a partition and deletes its directory. What waits in it fails.
+    ///
+    /// # Errors
+    /// [`LogError::NotOpen`]; after [`LogError::Io`] it is closed, and
+    /// [`Log::remove_unknown`] will remove what is left.
+    pub async fn remove_partition(&self, id: PartitionId) -> Result<(), LogError> {
+        let inner = &*self.inner;
+        let partition = {
+            let mut partitions = inner.partitions.write();
+            match partitions.get_mut(&id) {
+                Some(entry @ Entry::Open(_)) => match std::mem::replace(entry, Entry::Busy) {
+                    Entry::Open(partition) => partition,
+                    Entry::Busy => return Err(LogError::NotOpen(id)),
+                },
+                Some(Entry::Busy) | None => return Err(LogError::NotOpen(id)),
+            }
+        };
+        let _reservation = Reservation {
+            inner,
+            id,
+            filled: false,
+        };
+        let shared = partition.shared().clone();
+        match partition.inbox().ask(&shared, Control::Remove).await {
+            Ok(()) | Err(PartitionError::Removed) => {}
+            // The log was closed meanwhile: its files are synced and stay, so that metadata and
+            // disk agree at the next start.
+            Err(_) => return Err(LogError::Closed),
+        }
+        for segment in shared.chain.read().iter() {
+            inner.tools.files.evict(segment.id);
+        }
+        let dir = shared.dir.clone();
+        let fs = inner.tools.env.fs.clone();
+        let error_path = dir.clone();
+        inner
+            .tools
+            .env
+            .blocking("log-remove", move || remove_dir(&*fs, &dir))
+            .await
+            .ok_or(LogError::Closed)?
+            .map_err(LogError::io(error_path))
+    }
+
+    /// Deletes the directories of partitions that are neither known nor open. Returns how many.
+    ///
+    /// # Errors
+    /// [`LogError::Io`]: some may be left.
+    pub async fn remove_unknown(&self, known: &HashSet<PartitionId>) -> Result<usize, LogError> {
+        let error_path = paths::partitions(&self.inner.tools.options.dir);
+        let (inner, known) = (self.inner.clone(), known.clone());
+        self.inner
+            .tools
+            .env
+            .blocking("log-remove", move || inner.remove_unknown(&known))
+            .await
+            .ok_or(LogError::Closed)?
+            .map_err(LogError::io(error_path))
+    }
+
+    /// The state of all shards.
+    pub fn health(&self) -> Vec<ShardHealth> {
+        let shards = self.inner.shards.iter();
+        shards.map(|inbox| inbox.health().report()).collect()
+    }
+
+    /// Takes no more appends, writes and syncs what was taken, and leaves a mark that lets the
+    /// next start trust the files. Reads go on.
+    ///
+    /// # Errors
+    /// [`LogError::NotClean`] if a shard or partition has failed, [`LogError::Io`]: the next start
+    /// will scan. [`LogError::Closed`] if it is closed already.
+    pub async fn close(&self) -> Result<(), LogError> {
+        let inner = &*self.inner;
+        if inner.closed.swap(true, Ordering::AcqRel) {
+            return Err(LogError::Closed);
+        }
+        let mut result = Ok(());
+        for shard in &inner.shards {
+            let closed = shard.close().await;
+            result = result.and(closed);
+        }
+        result?;
+        let (fs, dir) = (inner.tools.env.fs.clone(), inner.tools.options.dir.clone());
+        let (checkpoint, run_id) = (inner.checkpoint.clone(), inner.run_id);
+        let error_path = dir.clone();
+        inner
+            .tools
+            .env
+            .blocking("log-close", move || {
+                checkpoint.write(&*fs)?;
+                fs.write_atomic(&paths::marker(&dir), &encode_marker(run_id))
+            })
+            .await
+            .ok_or(LogError::Closed)?
+            .map_err(LogError::io(error_path))
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn reserve(&self, id: PartitionId) -> Result<Reservation<'_>, LogError> {
+        let mut partitions = self.partitions.write();
+        if partitions.contains_key(&id) {
+            return Err(LogError::AlreadyOpen(id));
+        }
+        partitions.insert(id, Entry::Busy);
+        Ok(Reservation {
+            inner: self,
+            id,
+            filled: false,
+        })
+    }
+
+    fn shard_of(&self, id: PartitionId) -> Option<&Inbox> {
+        let mut hasher = Xxh3Default::new();
+        hasher.update(id.topic.0.as_bytes());
+        hasher.update(&id.index.0.to_le_bytes());
+        let shard = hasher.digest() % self.shards.len() as u64;
+        self.shards.get(shard as usize)
+    }
+
+    fn recover_options(&self, id: PartitionId) -> RecoverOptions {
+        let options = &self.tools.options;
+        RecoverOptions {
+            fs: self.tools.env.fs.clone(),
+            wall_ms: self.tools.env.wall_ms(),
+            index_interval: options.index_interval_bytes,
+            expiry_ms: expiry_ms(options),
+            decompressed_bytes_max: options.decompressed_bytes_max,
+            clean_run: self.clean_run,
+            synced: self.checkpoint.get(id),
+        }
+    }
+}
+
+// === removal of what nobody knows ===
+
+impl Inner {
+    fn remove_unknown(&self, known: &HashSet<PartitionId>) -> io::Result<usize> {
+        let fs = &*self.tools.env.fs;
+        let dir = paths::partitions(&self.tools.options.dir);
+        let mut removed = 0;
+        for topic_entry in fs.read_dir(&dir)? {
+            let topic_dir = dir.join(&topic_entry.name);
+            let Some(topic) = paths::parse_topic(&topic_entry.name) else {
+                tracing::warn!(path = %topic_dir.display(), "not a directory of the log");
+                continue;
+            };
+            for entry in fs.read_dir(&topic_dir)? {
+                let partition_dir = topic_dir.join(&entry.name);
+                let Some(index) = paths::parse_index(&entry.name) else {
+                    if entry.name.ends_with(paths::DELETED) {
+                        fs.remove_dir_all(&partition_dir)?;
+                    }
+                    continue;
+                };
+                let id = PartitionId { topic, index };
+                // While this is held nobody can begin to open the partition.
+                let partitions = self.partitions.read();
+                if !known.contains(&id) && !partitions.contains_key(&id) {
+                    let path = partition_dir.display();
+                    tracing::info!(%path, "removing a partition that nobody knows");
+                    remove_dir(fs, &partition_dir)?;
+                    removed += 1;
+                }
+            }
+            let partitions = self.partitions.read();
+            let in_use = partitions.keys().any(|id| id.topic == topic);
+            if !in_use && fs.read_dir(&topic_dir)?.is_empty() {
+                fs.remove_dir_all(&topic_dir)?;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+// === impl Reservation ===
+
+impl Reservation<'_> {
+    fn fill(&mut self, partition: Partition) {
+        let mut partitions = self.inner.partitions.write();
+        partitions.insert(self.id, Entry::Open(partition));
+        self.filled = true;
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if !self.filled {
+            self.inner.partitions.write().remove(&self.id);
+        }
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log")
+            .field("dir", &self.inner.tools.options.dir)
+            .field("shards", &self.inner.shards.len())
+            .finish_non_exhaustive()
+    }
+}
+
+// === start and stop ===
+
+fn expiry_ms(options: &LogOptions) -> i64 {
+    i64::try_from(options.producer_expiry.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Makes the directory, takes the mark of a clean stop away, and reads the checkpoint.
+async fn prepare(env: &Env, options: &LogOptions) -> Result<(Option<u128>, Checkpoint), LogError> {
+    let dir = options.dir.clone();
+    let this = env.clone();
+    env.blocking("log-start", move || {
+        let fs = &*this.fs;
+        let partitions = paths::partitions(&dir);
+        fs.create_dir_all(&partitions)
+            .map_err(LogError::io(&partitions))?;
+        let marker = paths::marker(&dir);
+        let clean_run = take_marker(fs, &marker).map_err(LogError::io(&marker))?;
+        fs.sync_dir(&dir).map_err(LogError::io(&dir))?;
+        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+            fs.sync_dir(parent).map_err(LogError::io(parent))?;
+        }
+        let path = paths::checkpoint(&dir);
+        let checkpoint =
+            Checkpoint::load(this.clone(), path.clone()).map_err(LogError::io(path))?;
+        Ok((clean_run, checkpoint))
+    })
+    .await
+    .ok_or(LogError::Closed)?
+}
+
+/// The mark of a clean stop holds for one start: from now on files may change.
+fn take_marker(fs: &dyn Fs, path: &std::path::Path) -> io::Result<Option<u128>> {
+    let bytes = match fs.read(path, MARKER_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    fs.remove_file(path)?;
+    Ok(decode_marker(&bytes))
+}
+
+/// The run's id and a checksum.
+const MARKER_BYTES: usize = 20;
+
+fn encode_marker(run_id: u128) -> Vec<u8> {
+    let mut out = run_id.to_le_bytes().to_vec();
+    let crc = crc32c::crc32c(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn decode_marker(bytes: &[u8]) -> Option<u128> {
+    let bytes: &[u8; MARKER_BYTES] = bytes.try_into().ok()?;
+    let (id, crc) = bytes.split_first_chunk::<16>()?;
+    (crc32c::crc32c(id).to_le_bytes() == *crc).then(|| u128::from_le_bytes(*id))
+}
+
+// === removal ===
+
+/// Renames first, so that a crash leaves nothing that looks like a partition.
+fn remove_dir(fs: &dyn Fs, dir: &std::path::Path) -> io::Result<()> {
+    let deleted = dir.with_added_extension(paths::DELETED);
+    if fs.exists(&deleted)? {
+        fs.remove_dir_all(&deleted)?;
+    }
+    fs.rename(dir, &deleted)?;
+    if let Some(parent) = dir.parent() {
+        fs.sync_dir(parent)?;
+    }
+    fs.remove_dir_all(&deleted)
 }

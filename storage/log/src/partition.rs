@@ -1,42 +1,258 @@
 //! The handle of a partition.
 
+mod chain;
+mod reads;
+mod time;
+
 use std::sync::Arc;
 
-use mainstem_record::{LeaderEpoch, Offset, PartitionId, SegmentId, TimestampMs};
+use mainstem_env::Env;
+use mainstem_record::{LeaderEpoch, Offset, PartitionId, SegmentId, Sequence, TimestampMs};
 use tokio::sync::Notify;
 
-use crate::{append::{Append, AppendTicket}, error::*, read::*, spec::*};
+use crate::{
+    active::Frozen,
+    append::{Append, AppendTicket},
+    error::{AppendError, PartitionError, ReadError},
+    files::Files,
+    inbox::{Control, Inbox},
+    metrics::Metrics,
+    options::LogOptions,
+    read::{Chunk, Read},
+    shared::{Shared, Subscription},
+    spec::{Ends, PartitionSettings, ProducerSnapshot, SealInfo, SegmentInfo, SegmentSpec},
+};
 
-/// A partition. Cheap to clone.
+/// A partition of the log. Cheap to clone.
 #[derive(Clone)]
-pub struct Partition;
+pub struct Partition {
+    inner: Arc<Inner>,
+}
 
-/// Ends when dropped.
-pub struct Subscription;
+/// What all partitions of a log use.
+#[derive(Clone)]
+pub(crate) struct Tools {
+    pub(crate) env: Env,
+    pub(crate) options: Arc<LogOptions>,
+    pub(crate) files: Arc<Files>,
+    pub(crate) metrics: Metrics,
+}
 
-#[allow(unused_variables, missing_docs)]
+struct Inner {
+    shared: Arc<Shared>,
+    inbox: Inbox,
+    tools: Tools,
+    /// One administrative call at a time; holds the segment that is being sealed.
+    admin: tokio::sync::Mutex<Option<Frozen>>,
+}
+
+// === impl Partition ===
+
 impl Partition {
-    pub fn id(&self) -> PartitionId { unimplemented!() }
-    pub fn epoch(&self) -> LeaderEpoch { unimplemented!() }
-    pub fn ends(&self) -> Ends { unimplemented!() }
-    pub async fn append(&self, append: Append) -> Result<AppendTicket, AppendError> { unimplemented!() }
-    pub fn try_append(&self, append: Append) -> Result<AppendTicket, AppendError> { unimplemented!() }
-    pub async fn read(&self, read: Read) -> Result<Chunk, ReadError> { unimplemented!() }
-    pub fn subscribe(&self, notify: &Arc<Notify>) -> Subscription { unimplemented!() }
-    pub async fn find_timestamp(&self, at_least: TimestampMs) -> Result<Option<(Offset, TimestampMs)>, ReadError> { unimplemented!() }
-    pub async fn max_timestamp(&self) -> Result<Option<(Offset, TimestampMs)>, ReadError> { unimplemented!() }
-    pub fn segments(&self) -> Vec<SegmentInfo> { unimplemented!() }
-    /// An estimate, from the index in memory, of the bytes between two offsets; above 0 whenever `from < end`.
-    pub fn estimate_bytes(&self, from: Offset, end: Offset) -> u64 { unimplemented!() }
-    /// How many segments there are.
-    pub fn segment_count(&self) -> usize { unimplemented!() }
-    pub fn size_bytes(&self) -> u64 { unimplemented!() }
-    pub async fn seal_begin(&self) -> Result<SealInfo, PartitionError> { unimplemented!() }
-    pub async fn seal_commit(&self, next: SegmentSpec) -> Result<(), PartitionError> { unimplemented!() }
-    pub async fn seal_abort(&self) { unimplemented!() }
-    pub async fn drop_segments(&self, segments: &[SegmentId], log_start: Offset) -> Result<(), PartitionError> { unimplemented!() }
-    pub async fn set_log_start(&self, log_start: Offset) -> Result<(), PartitionError> { unimplemented!() }
-    pub async fn update_settings(&self, settings: PartitionSettings) { unimplemented!() }
-    pub async fn flush(&self) -> Result<Offset, PartitionError> { unimplemented!() }
-    pub fn producers(&self) -> Vec<ProducerSnapshot> { unimplemented!() }
+    pub(crate) fn new(shared: Arc<Shared>, inbox: Inbox, tools: Tools) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                shared,
+                inbox,
+                tools,
+                admin: tokio::sync::Mutex::new(None),
+            }),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.inner.inbox
+    }
+
+    /// Which partition this is.
+    pub fn id(&self) -> PartitionId {
+        self.inner.shared.id
+    }
+
+    /// The leader epoch of the newest segment, which is the active one if there is one;
+    /// [`LeaderEpoch::NONE`] without segments.
+    pub fn epoch(&self) -> LeaderEpoch {
+        let chain = self.inner.shared.chain.read();
+        chain.last().map_or(LeaderEpoch::NONE, |last| last.epoch)
+    }
+
+    /// Its offsets, all of the same moment.
+    pub fn ends(&self) -> Ends {
+        self.inner.shared.ends()
+    }
+
+    /// Appends. Waits only for room; when it returns, the append has its place in the order, and
+    /// the ticket tells what becomes of it.
+    ///
+    /// # Errors
+    /// What can be told at once; nothing was appended then.
+    pub async fn append(&self, append: Append) -> Result<AppendTicket, AppendError> {
+        self.inner.inbox.append(&self.inner.shared, append).await
+    }
+
+    /// Appends if there is room now.
+    ///
+    /// # Errors
+    /// As [`Partition::append`], and [`AppendError::WouldBlock`].
+    pub fn try_append(&self, append: Append) -> Result<AppendTicket, AppendError> {
+        self.inner.inbox.try_append(&self.inner.shared, append)
+    }
+
+    /// Reads whole batches of one segment, from memory without leaving the task if they are there,
+    /// else from the file. Nothing at or above the committed end is returned; at that end the
+    /// chunk is empty.
+    ///
+    /// # Errors
+    /// [`ReadError`]; a range that is damaged does not keep others from being read.
+    pub async fn read(&self, read: Read) -> Result<Chunk, ReadError> {
+        reads::read(&self.inner.shared, &self.inner.tools, read).await
+    }
+
+    /// Wakes `notify` (`notify_one`) whenever the committed end or the log start has moved, or the
+    /// partition fails or is removed. To miss nothing, subscribe first and then look at
+    /// [`Partition::ends`].
+    pub fn subscribe(&self, notify: &Arc<Notify>) -> Subscription {
+        self.inner.shared.subscribe(notify)
+    }
+
+    /// Offset and timestamp of the first readable record with a timestamp of at least `at_least`,
+    /// exact inside compressed batches.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] if it cannot be told because of damage; [`ReadError`].
+    pub async fn find_timestamp(
+        &self,
+        at_least: TimestampMs,
+    ) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+        time::find(&self.inner.shared, &self.inner.tools, at_least).await
+    }
+
+    /// Offset and timestamp of the readable record with the highest timestamp, the first of
+    /// several.
+    ///
+    /// # Errors
+    /// As [`Partition::find_timestamp`].
+    pub async fn max_timestamp(&self) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+        time::max(&self.inner.shared, &self.inner.tools).await
+    }
+
+    /// Its segments, oldest first. Empty sealed ones are not among them.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        let chain = self.inner.shared.chain.read();
+        chain.iter().map(|segment| segment.info()).collect()
+    }
+
+    /// Bytes of all segments.
+    pub fn size_bytes(&self) -> u64 {
+        let chain = self.inner.shared.chain.read();
+        chain.iter().map(|segment| segment.state.read().bytes).sum()
+    }
+
+    /// Begins to seal the active segment: appends wait from here on, what came before is written
+    /// and synced. May be called again; ends with [`Partition::seal_commit`] or
+    /// [`Partition::seal_abort`], also if this call was dropped before it returned.
+    ///
+    /// # Errors
+    /// [`PartitionError`]; after an I/O error the partition stays frozen.
+    pub async fn seal_begin(&self) -> Result<SealInfo, PartitionError> {
+        chain::seal_begin(&self.inner).await
+    }
+
+    /// Seals the frozen segment, or removes it if it is empty, opens the next one and lets the
+    /// appends go on in it. Opens the first segment of a partition without an active one, too.
+    ///
+    /// # Errors
+    /// [`PartitionError::NotFrozen`], [`PartitionError::NotNext`]; after an I/O error the
+    /// partition stays frozen, and the call may be repeated.
+    pub async fn seal_commit(&self, next: SegmentSpec) -> Result<(), PartitionError> {
+        chain::seal_commit(&self.inner, next).await
+    }
+
+    /// Gives the seal up; appends go on in the same segment.
+    pub async fn seal_abort(&self) {
+        let mut frozen = self.inner.admin.lock().await;
+        *frozen = None;
+        // A partition that is gone or closed has nothing to thaw.
+        let _ = self.ask(Control::Thaw).await;
+    }
+
+    /// Forgets sealed segments that end at or below the new log start, and removes their files.
+    /// Those that are not known (any more) count as dropped.
+    ///
+    /// # Errors
+    /// [`PartitionError::CannotDrop`], [`PartitionError::AboveCommitted`]: nothing was dropped.
+    /// After an I/O error the segments are gone, and files that stayed are removed at the next
+    /// start.
+    pub async fn drop_segments(
+        &self,
+        segments: &[SegmentId],
+        log_start: Offset,
+    ) -> Result<(), PartitionError> {
+        chain::drop_segments(&self.inner, segments, log_start).await
+    }
+
+    /// Moves the log start up; a lower one than now changes nothing.
+    ///
+    /// # Errors
+    /// [`PartitionError::AboveCommitted`].
+    pub async fn set_log_start(&self, log_start: Offset) -> Result<(), PartitionError> {
+        let _admin = self.inner.admin.lock().await;
+        chain::raise_log_start(&self.inner.shared, log_start)
+    }
+
+    /// Takes over settings, in order with appends. A new flush policy does not take back what was
+    /// acknowledged under the old one.
+    pub async fn update_settings(&self, settings: PartitionSettings) {
+        // A partition that is gone or closed needs none.
+        let _ = self.ask(|reply| Control::Settings(settings, reply)).await;
+    }
+
+    /// Waits until everything appended before is on stable storage, and returns the synced end.
+    ///
+    /// # Errors
+    /// [`PartitionError`].
+    pub async fn flush(&self) -> Result<Offset, PartitionError> {
+        self.ask(Control::Flush).await?
+    }
+
+    /// What it remembers of idempotent producers, by producer id.
+    pub fn producers(&self) -> Vec<ProducerSnapshot> {
+        let dedupe = self.inner.shared.dedupe.lock();
+        let mut all: Vec<ProducerSnapshot> = dedupe
+            .producers
+            .iter()
+            .map(|(id, producer)| {
+                let last = producer.marks().last();
+                ProducerSnapshot {
+                    id: *id,
+                    epoch: producer.epoch,
+                    last_sequence: last.map_or(Sequence::NONE, |mark| mark.last),
+                    last_offset: last.map_or(Offset(-1), |mark| mark.last_offset),
+                    last_seen_ms: producer.last_seen_ms,
+                }
+            })
+            .collect();
+        all.sort_unstable_by_key(|producer| producer.id);
+        all
+    }
+
+    async fn ask<T>(
+        &self,
+        control: impl FnOnce(tokio::sync::oneshot::Sender<T>) -> Control,
+    ) -> Result<T, PartitionError> {
+        self.inner.inbox.ask(&self.inner.shared, control).await
+    }
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Partition")
+            .field("id", &self.id())
+            .field("ends", &self.ends())
+            .finish_non_exhaustive()
+    }
 }

@@ -85,8 +85,8 @@ pub(crate) fn recover(
         None => Dedupe::new(options.expiry_ms),
     };
     let first = spec.segments.first().map_or(spec.log_start, |s| s.base);
-    let log_start = spec.log_start.max(first);
-    let mut end = sealed.last().and_then(|s| s.end).unwrap_or(log_start);
+    let last_end = spec.segments.iter().rev().find_map(|segment| segment.end);
+    let mut end = last_end.unwrap_or(first);
     let (mut active, mut failure) = (None, None);
     if let Some(last) = spec.segments.last().filter(|s| s.end.is_none()) {
         let found = open_active(options, dir, last, &mut dedupe)?;
@@ -95,7 +95,9 @@ pub(crate) fn recover(
         failure = found.failure;
         end = found.end;
     }
-    let end = end.max(log_start);
+    // Where records were lost that had not been synced, the log may end below its start: offsets
+    // are given out again from there on, and those records must be readable.
+    let log_start = spec.log_start.max(first).min(end);
     Ok(Recovered {
         chain,
         active,

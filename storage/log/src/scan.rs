@@ -12,10 +12,10 @@ use xxhash_rust::xxh3::Xxh3Default;
 use crate::{dedupe::Dedupe, index::Index};
 
 /// How much is read at a time.
-const WINDOW_BYTES: usize = 1 << 20;
+pub(crate) const WINDOW_BYTES: usize = 1 << 20;
 
-/// What is read at a time when only headers are looked at.
-const HEADER_WINDOW_BYTES: usize = 64 << 10;
+/// What is read at a time when a batch is looked for from an index entry on.
+pub(crate) const SEEK_WINDOW_BYTES: usize = 8 << 10;
 
 /// Why a batch does not belong where it lies.
 #[derive(Debug, thiserror::Error)]
@@ -71,18 +71,14 @@ pub(crate) struct Scan {
 // === impl BatchReader ===
 
 impl<'a> BatchReader<'a> {
-    /// Reads of `file` no further than `limit`. Reads ahead little if only `headers` are wanted.
-    pub(crate) fn new(file: &'a dyn File, limit: u64, headers: bool) -> Self {
+    /// Reads of `file` no further than `limit`, at least `read_bytes` at a time.
+    pub(crate) fn new(file: &'a dyn File, limit: u64, read_bytes: usize) -> Self {
         Self {
             file,
             limit,
             window: BytesMut::new(),
             start: 0,
-            read_bytes: if headers {
-                HEADER_WINDOW_BYTES
-            } else {
-                WINDOW_BYTES
-            },
+            read_bytes,
         }
     }
 
@@ -170,7 +166,7 @@ pub(crate) fn scan(
     options: &ScanOptions,
     dedupe: &mut Dedupe,
 ) -> io::Result<Scan> {
-    let mut reader = BatchReader::new(file, options.limit, false);
+    let mut reader = BatchReader::new(file, options.limit, WINDOW_BYTES);
     let mut scan = Scan {
         position: 0,
         next: options.base,
@@ -232,7 +228,7 @@ pub(crate) fn index_headers(
     limit: u64,
 ) -> io::Result<Index> {
     let mut index = Index::new(base, interval);
-    let mut reader = BatchReader::new(file, limit, true);
+    let mut reader = BatchReader::new(file, limit, WINDOW_BYTES);
     let (mut position, mut next) = (0, base);
     while let Ok(header) = reader.header(position)? {
         if header.base_offset != next {

@@ -39,8 +39,6 @@ pub(crate) struct Located {
     pub(crate) file: Arc<dyn File>,
     /// Where to begin.
     pub(crate) start: u64,
-    /// The batch looked for begins before it.
-    pub(crate) before: Option<u64>,
     /// Where the readable bytes end.
     pub(crate) limit: u64,
 }
@@ -96,8 +94,7 @@ impl Segment {
     ) -> io::Result<Located> {
         self.locate(files, |index| {
             let by_time = index.by_timestamp(at_least);
-            let by_offset = index.by_offset(offset).0;
-            (by_time.max(by_offset), None)
+            by_time.max(index.by_offset(offset))
         })
     }
 
@@ -111,31 +108,23 @@ impl Segment {
         found.unwrap_or(end)
     }
 
-    fn locate(
-        &self,
-        files: &Files,
-        find: impl Fn(&Index) -> (u64, Option<u64>),
-    ) -> io::Result<Located> {
+    fn locate(&self, files: &Files, find: impl Fn(&Index) -> u64) -> io::Result<Located> {
         let limit;
         {
             let state = self.state.read();
             limit = state.bytes;
             if let Some((file, index)) = &state.open {
-                let (start, before) = find(index);
                 return Ok(Located {
                     file: file.clone(),
-                    start,
-                    before,
+                    start: find(index),
                     limit,
                 });
             }
         }
         let open = files.get(self, limit)?;
-        let (start, before) = find(&open.index);
         Ok(Located {
             file: open.file.clone(),
-            start,
-            before,
+            start: find(&open.index),
             limit,
         })
     }

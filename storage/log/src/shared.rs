@@ -10,7 +10,13 @@ use mainstem_record::{Offset, PartitionId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use crate::{cache::TailCache, dedupe::Dedupe, segment::Segment, spec::Ends};
+use crate::{
+    cache::TailCache,
+    dedupe::Dedupe,
+    files::{Files, OpenSegment},
+    segment::Segment,
+    spec::Ends,
+};
 
 /// A partition. Only its shard moves the ends up; only administrative calls move the log start.
 pub(crate) struct Shared {
@@ -125,6 +131,29 @@ impl Shared {
             .and_then(|at| chain.get(at))
             .filter(|segment| segment.end().is_none_or(|end| offset < end));
         holds.or_else(|| chain.get(after)).cloned()
+    }
+
+    /// Seals the last segment of the chain if it is active (an empty one goes), and appends
+    /// `next`.
+    pub(crate) fn replace_last(&self, files: &Files, next: Arc<Segment>) {
+        let mut chain = self.chain.write();
+        if let Some(last) = chain.last().cloned() {
+            let mut state = last.state.write();
+            match (state.end, state.bytes) {
+                (Some(_), _) => {}
+                (None, 0) => {
+                    chain.pop();
+                }
+                (None, _) => {
+                    state.end = Some(next.base);
+                    if let Some((file, index)) = state.open.take() {
+                        let index = Arc::new(index);
+                        files.put(last.id, Arc::new(OpenSegment { file, index }));
+                    }
+                }
+            }
+        }
+        chain.push(next);
     }
 
     pub(crate) fn slot(&self) -> usize {

@@ -1,6 +1,6 @@
 //! The commands of the metadata log, what each answers, and how each can be refused.
 //!
-//! Commands are stored, so they are versioned: [`Envelope`] carries [`COMMAND_FORMAT`], and unknown
+//! Commands are stored, so they are versioned: the envelope carries [`COMMAND_FORMAT`], and unknown
 //! versions, commands and fields are refused, never skipped, since a replica that skips what another
 //! applies has another state. A field or variant may be added only with a new format number.
 

@@ -244,9 +244,13 @@ fn check_files(env: &Env, path: &std::path::Path) -> Result<(), MetadataError> {
     Ok(())
 }
 
+/// Whether a file's name is of some kind.
+#[cfg(feature = "rocksdb")]
+type IsOfKind = fn(&str) -> bool;
+
 /// What an open or closed RocksDB database always has.
 #[cfg(feature = "rocksdb")]
-const REQUIRED_FILES: [(&str, fn(&str) -> bool); 3] = [
+const REQUIRED_FILES: [(&str, IsOfKind); 3] = [
     ("file CURRENT", |name| name == "CURRENT"),
     ("file MANIFEST", |name| name.starts_with("MANIFEST-")),
     ("write-ahead log", |name| {

@@ -355,6 +355,3 @@ static LEADER_EPOCH_TOPIC: Struct =
     plain(&[all(One(Str)), all(Structs(&LEADER_EPOCH_PARTITION))]);
 pub(crate) static OFFSET_FOR_LEADER_EPOCH: Struct =
     plain(&[from(3, One(I32)), all(Structs(&LEADER_EPOCH_TOPIC))]);
-
-static LOG_DIR_TOPIC: Struct = plain(&[all(One(Str)), all(Many(I32))]);
-pub(crate) static DESCRIBE_LOG_DIRS: Struct = plain(&[all(Structs(&LOG_DIR_TOPIC))]);

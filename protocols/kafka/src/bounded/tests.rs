@@ -46,7 +46,7 @@ fn round_trip(key: ApiKey, version: i16, body: Bytes) -> Result<BytesMut, String
         DeleteRecords DeleteRecordsRequest, InitProducerId InitProducerIdRequest,
         OffsetForLeaderEpoch OffsetForLeaderEpochRequest,
         DescribeConfigs DescribeConfigsRequest, AlterConfigs AlterConfigsRequest,
-        DescribeLogDirs DescribeLogDirsRequest, CreatePartitions CreatePartitionsRequest,
+        CreatePartitions CreatePartitionsRequest,
         DeleteGroups DeleteGroupsRequest,
         IncrementalAlterConfigs IncrementalAlterConfigsRequest,
         OffsetDelete OffsetDeleteRequest, DescribeCluster DescribeClusterRequest,

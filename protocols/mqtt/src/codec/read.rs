@@ -1,6 +1,6 @@
 //! A bounds-checked cursor over one frame.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::{DecodeError, PacketId, Utf8Str, text::TextError, varint};
 
@@ -37,11 +37,13 @@ impl Reader {
         Ok(self.frame.slice(start..self.at))
     }
 
-    /// Everything that is left.
+    /// Everything that is left. Gives the frame itself away: a PUBLISH ends so, and is spared one
+    /// count of references.
     pub(crate) fn take_rest(&mut self) -> Bytes {
-        let start = self.at.min(self.frame.len());
-        self.at = self.frame.len();
-        self.frame.slice(start..)
+        let at = std::mem::take(&mut self.at);
+        let mut rest = std::mem::take(&mut self.frame);
+        rest.advance(at.min(rest.len()));
+        rest
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {

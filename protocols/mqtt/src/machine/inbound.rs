@@ -43,10 +43,12 @@ struct Waiting {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WaitingKind {
-    PubAck,
-    PubRec,
-    /// A PUBREC for a PUBLISH that had its first one before.
-    PubRecAgain,
+    /// PUBACK.
+    AtLeastOnce,
+    /// PUBREC.
+    ExactlyOnce,
+    /// PUBREC for a PUBLISH that had its first one before.
+    Again,
 }
 
 #[derive(Debug)]
@@ -98,7 +100,7 @@ impl Inbound {
         let at_least_once = self
             .waiting
             .iter()
-            .filter(|waiting| waiting.kind == WaitingKind::PubAck)
+            .filter(|waiting| waiting.kind == WaitingKind::AtLeastOnce)
             .count();
         at_least_once + self.exchanges.len()
     }
@@ -135,9 +137,9 @@ impl Inbound {
                 counted: true,
             };
             self.exchanges.insert(id, exchange);
-            WaitingKind::PubRec
+            WaitingKind::ExactlyOnce
         } else {
-            WaitingKind::PubAck
+            WaitingKind::AtLeastOnce
         };
         let receipt = Receipt(self.first_receipt + self.waiting.len() as u64);
         self.waiting.push_back(Waiting {
@@ -195,7 +197,7 @@ impl Inbound {
                 repeat_waits: false,
             } => {
                 exchange.phase = Phase::Received { repeat_waits: true };
-                let kind = WaitingKind::PubRecAgain;
+                let kind = WaitingKind::Again;
                 self.waiting.push_back(Waiting {
                     kind,
                     id,
@@ -288,11 +290,11 @@ impl Inbound {
             }
             let reason = outcome.err().unwrap_or(ReasonCode::SUCCESS);
             match kind {
-                WaitingKind::PubAck => {
+                WaitingKind::AtLeastOnce => {
                     self.quota_used = self.quota_used.saturating_sub(1);
                     effects.push(ack(AckKind::PubAck, id, reason));
                 }
-                WaitingKind::PubRec => {
+                WaitingKind::ExactlyOnce => {
                     if outcome.is_err() {
                         self.end(id);
                     } else if let Some(exchange) = self.exchanges.get_mut(&id) {
@@ -302,7 +304,7 @@ impl Inbound {
                     }
                     effects.push(ack(AckKind::PubRec, id, reason));
                 }
-                WaitingKind::PubRecAgain => self.answer_again(id, effects),
+                WaitingKind::Again => self.answer_again(id, effects),
             }
         }
         Ok(())

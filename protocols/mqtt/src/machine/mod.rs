@@ -225,8 +225,10 @@ impl<D> Machine<D> {
         }
     }
 
-    /// An [`Effect::Deliver`] is not going to be sent: the message has expired or is too large for
-    /// the client. Counts as completed, and says so; only right before its PUBLISH was written.
+    /// The message of an [`Effect::Deliver`] is not going to be written: it has expired or is too
+    /// large for the client. Its exchange counts as completed and says so, so the broker must know
+    /// of its identifier by then, as of any other. Not for a message that was written: its answer
+    /// is still to come.
     pub fn abandon(&mut self, id: PacketId, effects: &mut Vec<Effect<D>>) {
         if !self.closed {
             self.outbound.abandon(id, effects);

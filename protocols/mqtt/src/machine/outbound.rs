@@ -102,12 +102,11 @@ impl<D> OutboundHalf<D> {
         self.exchanges.len() - self.queue.len()
     }
 
+    /// While messages are queued the window is full, so that nothing new overtakes them.
     pub(super) fn window_free(&self) -> usize {
-        if self.queue.is_empty() {
-            self.window.saturating_sub(self.unfinished())
-        } else {
-            0
-        }
+        let free = self.window.saturating_sub(self.unfinished());
+        debug_assert!(free == 0 || self.queue.is_empty());
+        free
     }
 
     fn send_queued(&mut self, effects: &mut Vec<Effect<D>>) {

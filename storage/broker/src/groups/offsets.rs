@@ -73,7 +73,9 @@ impl OffsetTable {
     }
 
     /// The topics and their partitions.
-    pub(crate) fn topics(&self) -> impl Iterator<Item = (&str, &BTreeMap<PartitionIndex, Committed>)> {
+    pub(crate) fn topics(
+        &self,
+    ) -> impl Iterator<Item = (&str, &BTreeMap<PartitionIndex, Committed>)> {
         self.topics
             .iter()
             .map(|(topic, partitions)| (topic.as_str(), partitions))
@@ -131,10 +133,7 @@ impl OffsetTable {
         })
     }
 
-    fn filter(
-        &self,
-        wanted: impl Fn(&str, &Committed) -> bool,
-    ) -> Vec<(String, PartitionIndex)> {
+    fn filter(&self, wanted: impl Fn(&str, &Committed) -> bool) -> Vec<(String, PartitionIndex)> {
         let mut places = Vec::new();
         for (topic, partitions) in &self.topics {
             for (partition, committed) in partitions {
@@ -188,11 +187,17 @@ mod tests {
         table.commit("new", P, committed(1, 500, 1));
         let expired = |retention: Retention, now_ms| {
             let places = table.expired(&retention, 1000, now_ms);
-            places.into_iter().map(|(topic, _)| topic).collect::<Vec<_>>()
+            places
+                .into_iter()
+                .map(|(topic, _)| topic)
+                .collect::<Vec<_>>()
         };
         assert_eq!(expired(Retention::Keep, i64::MAX), Vec::<String>::new());
         assert_eq!(expired(Retention::SinceCommit, 1100), ["old"]);
-        assert_eq!(expired(Retention::SinceEmpty(400), 1399), Vec::<String>::new());
+        assert_eq!(
+            expired(Retention::SinceEmpty(400), 1399),
+            Vec::<String>::new()
+        );
         assert_eq!(expired(Retention::SinceEmpty(400), 1400), ["old"]);
         assert_eq!(expired(Retention::SinceEmpty(-1), 1500), ["new", "old"]);
         let subscribed = BTreeSet::from(["old".to_owned()]);

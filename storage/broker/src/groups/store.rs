@@ -245,7 +245,12 @@ mod tests {
     fn member() -> impl Strategy<Value = SnapshotMember> {
         let texts = (text(), prop::option::of(text()), text(), text());
         (texts, any::<(i32, i32)>(), blob(), blob()).prop_map(
-            |((member_id, instance_id, client_id, client_host), timeouts, subscription, assignment)| {
+            |(
+                (member_id, instance_id, client_id, client_host),
+                timeouts,
+                subscription,
+                assignment,
+            )| {
                 SnapshotMember {
                     member_id,
                     instance_id,
@@ -365,24 +370,38 @@ mod tests {
     fn older_versions_are_read_and_newer_ones_are_refused() {
         let key = b"\0\0\0\x01g\0\x01t\0\0\0\0";
         let v1 = b"\0\x01\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03";
-        let Ok(Entry::Offset { value: Some(value), .. }) = decode(key, Some(v1)) else {
+        let Ok(Entry::Offset {
+            value: Some(value), ..
+        }) = decode(key, Some(v1))
+        else {
             panic!("version 1 is not read");
         };
-        assert_eq!((value.offset, value.leader_epoch), (Offset(5), LeaderEpoch::NONE));
+        assert_eq!(
+            (value.offset, value.leader_epoch),
+            (Offset(5), LeaderEpoch::NONE)
+        );
         let group = b"\0\0\0\x01x\0\0\0\x01\xff\xff\xff\xff\0\0\0\x01\
             \0\x01a\0\x01c\0\x01h\0\0\0\x09\0\0\0\0\xff\xff\xff\xff";
-        let Ok(Entry::Group { value: Some(value), .. }) = decode(b"\0\x02\0\x01g", Some(group))
+        let Ok(Entry::Group {
+            value: Some(value), ..
+        }) = decode(b"\0\x02\0\x01g", Some(group))
         else {
             panic!("version 0 is not read");
         };
         assert_eq!(value.members[0].rebalance_timeout_ms, 9);
         assert_eq!(
             decode(b"\0\x03\0\x01g", None),
-            Err(FormatError::Version { what: "key", version: 3 })
+            Err(FormatError::Version {
+                what: "key",
+                version: 3
+            })
         );
         assert_eq!(
             decode(key, Some(b"\0\x04")),
-            Err(FormatError::Version { what: "offset", version: 4 })
+            Err(FormatError::Version {
+                what: "offset",
+                version: 4
+            })
         );
         assert!(offset_key(&"x".repeat(40_000), "t", PartitionIndex(0)).is_err());
     }

@@ -5,9 +5,7 @@
 
 use std::collections::HashMap;
 
-use mainstem_record::{
-    BatchHeader, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs,
-};
+use mainstem_record::{BatchHeader, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs};
 
 use super::Fields;
 use crate::error::AppendError;
@@ -287,12 +285,17 @@ mod tests {
         }
         for i in 2..7 {
             let verdict = producers.check(&batch(0, i * 2, 2, 0), 0);
-            assert!(matches!(verdict, Ok(Verdict::Duplicate(mark)) if mark.base.0 == i64::from(i) * 2));
+            assert!(
+                matches!(verdict, Ok(Verdict::Duplicate(mark)) if mark.base.0 == i64::from(i) * 2)
+            );
         }
         for (sequence, records) in [(2, 2), (12, 1), (13, 2), (15, 1)] {
             assert!(matches!(
                 producers.check(&batch(0, sequence, records, 0), 0),
-                Err(AppendError::OutOfOrderSequence { expected: Sequence(14), .. })
+                Err(AppendError::OutOfOrderSequence {
+                    expected: Sequence(14),
+                    ..
+                })
             ));
         }
     }
@@ -308,7 +311,10 @@ mod tests {
         );
         assert!(matches!(
             producers.check(&batch(4, 56, 1, 0), 0),
-            Err(AppendError::OutOfOrderSequence { expected: Sequence(0), .. })
+            Err(AppendError::OutOfOrderSequence {
+                expected: Sequence(0),
+                ..
+            })
         ));
         assert_eq!(producers.check(&batch(4, 0, 1, 0), 0), Ok(Verdict::New));
         assert_eq!(producers.check(&batch(1, 9, 1, 0), 1001), Ok(Verdict::New));
@@ -341,11 +347,18 @@ mod tests {
     fn number_of_producers_is_bounded() {
         let mut producers = Producers::new(i64::MAX);
         for id in 0..(PRODUCERS_MAX as i64 + 10) {
-            let header = BatchHeader { producer_id: ProducerId(id), ..batch(0, 0, 1, 0) };
+            let header = BatchHeader {
+                producer_id: ProducerId(id),
+                ..batch(0, 0, 1, 0)
+            };
             producers.record(&header, id);
         }
         assert!(producers.map.len() <= PRODUCERS_MAX);
-        assert!(producers.map.contains_key(&ProducerId(PRODUCERS_MAX as i64 + 9)));
+        assert!(
+            producers
+                .map
+                .contains_key(&ProducerId(PRODUCERS_MAX as i64 + 9))
+        );
         assert!(!producers.map.contains_key(&ProducerId(0)));
     }
 }

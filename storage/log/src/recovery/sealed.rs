@@ -1,10 +1,6 @@
 //! Opening sealed segments.
 
-use std::{
-    io,
-    path::Path,
-    sync::Arc,
-};
+use std::{io, path::Path, sync::Arc};
 
 use mainstem_env::{File, Fs, OpenMode};
 use mainstem_record::TimestampMs;

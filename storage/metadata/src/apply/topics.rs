@@ -43,6 +43,7 @@ pub(super) fn create(image: &mut Image, command: &Command) -> Result<Applied, Ap
         leader,
     } = command
     else {
+        // The caller matched it; taken whole since it has so many fields.
         return Err(ApplyError::InvalidCount);
     };
     if !is_topic_name(name) {

@@ -9,7 +9,7 @@ use crate::{
 /// Bytes of entries read at a time.
 const CHECK_BYTES: usize = 4 * 1024 * 1024;
 
-/// Whether nothing was ever voted or logged in `store`.
+/// Whether nothing was ever voted in `store`, and so nothing committed.
 ///
 /// # Errors
 /// A value cannot be read, the log has a hole, or it does not reach what was committed or trimmed:
@@ -47,8 +47,12 @@ pub(crate) fn check(store: &dyn Store) -> Result<bool, StoreError> {
             index: missing.index,
         });
     }
-    // Every append is preceded by a vote.
-    if vote.is_none() && reached.is_some() {
+    // Every term begins with a vote; only the entry that makes the quorum has term 0 and none.
+    let (term, voted) = (
+        reached.map_or(0, |id| id.leader_id.term),
+        vote.map(|v| v.leader_id.term),
+    );
+    if term > voted.unwrap_or(0) {
         return Err(StoreError::Missing { what: "vote" });
     }
     Ok(vote.is_none())

@@ -1,13 +1,10 @@
 use std::sync::Arc;
 
 use mainstem_env::Env;
-use openraft::{
-    StorageError,
-    testing::{StoreBuilder, Suite},
-};
+use openraft::testing::{StoreBuilder, Suite};
 
 use super::{
-    NodeId, Published, RaftLog, StorageResult, Types, check,
+    Published, RaftLog, StorageResult, Types, check,
     log_store::LogStore,
     state_machine::{State, StateMachine},
 };
@@ -32,24 +29,32 @@ impl<G: Send + Sync> StoreBuilder<Types, LogStore, StateMachine, G> for Builder<
 }
 
 #[test]
-fn memory_store_passes_the_suite_of_openraft() -> Result<(), StorageError<NodeId>> {
-    Suite::test_all(Builder(|| ((), Arc::new(MemoryStore::default()))))
+fn memory_store_passes_the_suite_of_openraft() {
+    Suite::test_all(Builder(|| ((), Arc::new(MemoryStore::default())))).expect("suite");
 }
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn rocksdb_store_passes_the_suite_of_openraft() -> Result<(), StorageError<NodeId>> {
+fn rocksdb_store_passes_the_suite_of_openraft() {
     Suite::test_all(Builder(|| {
         let dir = tempfile::tempdir().expect("dir");
         let store = crate::store::RocksStore::open(&dir.path().join("db"), true).expect("open");
         (dir, Arc::new(store))
     }))
+    .expect("suite");
 }
 
 async fn start(store: &Arc<dyn Store>) -> (RaftLog, Arc<Published>) {
     let published = Arc::new(Published::default());
     let log = RaftLog::start(Env::real(), 1, Arc::clone(store), Arc::clone(&published)).await;
     (log.expect("start"), published)
+}
+
+/// A stored log id of term 1.
+fn log_id(index: u64) -> Vec<u8> {
+    let leader_id = serde_json::json!({ "term": 1, "node_id": 1 });
+    let id = serde_json::json!({ "leader_id": leader_id, "index": index });
+    serde_json::to_vec(&id).expect("encode")
 }
 
 fn memory() -> Arc<dyn Store> {
@@ -67,8 +72,9 @@ async fn a_restart_applies_everything_that_was_committed() {
     }
     log.raft().shutdown().await.expect("stop");
     // Even if the crash took what was not synced: which entries were committed.
+    let first = log_id(1);
     store
-        .put(Key::Committed, b"null", Durability::Lazy)
+        .put(Key::Committed, &first, Durability::Lazy)
         .expect("put");
 
     assert!(!check(&*store).expect("sound"));
@@ -142,14 +148,33 @@ async fn a_store_that_lost_something_is_refused() {
         "not an entry"
     );
     store.append(&entries).expect("append");
-    let purged = serde_json::to_vec(&serde_json::json!({
-        "leader_id": { "term": 1, "node_id": 1 }, "index": 2
-    }));
-    store.purge(2, &purged.expect("encode")).expect("purge");
+    store.purge(2, &log_id(2)).expect("purge");
     assert!(
         matches!(check(&*store), Err(StoreError::Missing { .. })),
         "trimmed, no snapshot"
     );
+}
+
+#[tokio::test]
+async fn a_first_start_that_died_before_its_vote_is_finished() {
+    let store = memory();
+    let (log, _) = start(&store).await;
+    log.raft().shutdown().await.expect("stop");
+    let entries = store.read(0, 2, usize::MAX).expect("read");
+
+    let store = memory();
+    store.append(&entries[..1]).expect("append");
+    assert!(check(&*store).expect("sound"), "nothing was voted");
+    let (log, _) = start(&store).await;
+    assert_eq!(log.propose(Command::Barrier).await, Ok(Applied::Barrier));
+    log.raft().shutdown().await.expect("stop");
+
+    let store = memory();
+    store.append(&entries).expect("append");
+    assert!(matches!(
+        check(&*store),
+        Err(StoreError::Missing { what: "vote" })
+    ));
 }
 
 #[tokio::test]

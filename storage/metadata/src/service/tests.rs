@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use mainstem_record::{BrokerId, Incarnation};
 use uuid::Uuid;
 
@@ -122,16 +120,6 @@ async fn a_build_without_rocksdb_says_so() {
         .await
         .expect_err("not built");
     assert!(matches!(error, MetadataError::StoreNotBuilt));
-}
-
-#[tokio::test]
-async fn a_start_is_quick() {
-    let env = Env::real();
-    let before = env.now();
-    let metadata = Metadata::start(env.clone(), memory()).await.expect("start");
-    // Shorter than the shortest election timeout: nothing waited for a timer.
-    assert!(env.now() - before < Duration::from_millis(300));
-    metadata.close().await.expect("close");
 }
 
 #[cfg(feature = "rocksdb")]

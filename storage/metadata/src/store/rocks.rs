@@ -78,7 +78,7 @@ impl RocksStore {
             fill(db, &mut batch)?;
             let mut options = WriteOptions::default();
             options.set_sync(durability == Durability::Synced);
-            db.write_opt(&batch, &options).map_err(engine)
+            db.write_opt(batch, &options).map_err(engine)
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the codec: bad inputs with the reason code that each must get, round trips, bounds.
 
 mod bad_input;
+mod bad_properties;
 mod bounds;
 mod encoding;
 mod round_trip;

@@ -128,13 +128,15 @@ fn matching_follows_the_examples_of_the_standard() {
 }
 
 fn topic() -> impl Strategy<Value = String> {
-    prop::collection::vec("[ab$é]{0,2}", 1..6).prop_map(|levels| levels.join("/"))
+    prop::collection::vec("[ab$é]{0,2}", 1..6).prop_map(|levels| match levels.join("/") {
+        empty if empty.is_empty() => "/".to_owned(),
+        topic => topic,
+    })
 }
 
 proptest! {
     #[test]
     fn a_topic_is_matched_by_itself(topic in topic()) {
-        prop_assume!(!topic.is_empty());
         prop_assert!(matches(&topic, &topic));
     }
 
@@ -142,7 +144,6 @@ proptest! {
     /// unless the wildcard is first and the topic begins with `$`.
     #[test]
     fn a_wildcard_matches_more(topic in topic(), at in 0usize..6) {
-        prop_assume!(!topic.is_empty());
         let levels: Vec<&str> = topic.split('/').collect();
         let at = at.min(levels.len() - 1);
         let hidden = at == 0 && topic.starts_with('$');

@@ -183,9 +183,9 @@ impl Machine {
         let Some(member) = self.members.get_mut(id) else {
             return;
         };
-        member.owes_sync = true;
+        // Who keeps its place while it is away, being static, cannot ask for its assignment either.
+        member.owes_sync = member.awaiting_join.is_some();
         if let Some(token) = member.awaiting_join.take() {
-            // Only who has the answer can send heartbeats from now on.
             member.is_new = false;
             let answer = self.join_answer(id);
             self.out.join(token, answer);

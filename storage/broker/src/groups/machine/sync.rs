@@ -34,7 +34,9 @@ impl Machine {
         let id = &request.member_id;
         self.check_generation(id, request.instance_id.as_deref(), request.generation)?;
         let differs = |given: &Option<String>, ours: &Option<String>| {
-            given.as_ref().is_some_and(|given| Some(given) != ours.as_ref())
+            given
+                .as_ref()
+                .is_some_and(|given| Some(given) != ours.as_ref())
         };
         if differs(&request.protocol_type, &self.protocol_type)
             || differs(&request.protocol, &self.protocol)
@@ -53,10 +55,7 @@ impl Machine {
             }
             GroupState::Stable => {
                 self.touch(now, id);
-                let member = self
-                    .members
-                    .get_mut(id)
-                    .ok_or(ErrorCode::UnknownMemberId)?;
+                let member = self.members.get_mut(id).ok_or(ErrorCode::UnknownMemberId)?;
                 member.owes_sync = false;
                 Ok(Some(member.assignment.clone()))
             }
@@ -142,12 +141,7 @@ impl Machine {
         }
     }
 
-    fn static_stored(
-        &mut self,
-        now: Now,
-        purpose: StorePurpose,
-        result: Result<(), ErrorCode>,
-    ) {
+    fn static_stored(&mut self, now: Now, purpose: StorePurpose, result: Result<(), ErrorCode>) {
         let StorePurpose::StaticReplaced {
             generation,
             token,

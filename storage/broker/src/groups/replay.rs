@@ -1,0 +1,77 @@
+//! How groups and offsets come back at start.
+
+use std::collections::HashMap;
+
+use mainstem_record::{Offset, PartitionIndex};
+
+use super::{
+    machine::Snapshot,
+    offsets::{Committed, OffsetTable},
+    store::{self, Entry},
+};
+use crate::{core::BrokerError, internal::InternalTopic};
+
+/// What the log says of all groups.
+#[derive(Default)]
+pub(crate) struct Replayed {
+    pub(crate) groups: HashMap<String, (Option<Snapshot>, OffsetTable)>,
+    /// Records that were not understood.
+    unreadable: u64,
+}
+
+/// Reads the whole group log.
+pub(crate) async fn replay(log: &InternalTopic) -> Result<Replayed, BrokerError> {
+    let mut replayed = Replayed::default();
+    for index in 0..log.partition_count() {
+        log.replay(PartitionIndex(index), &mut |record| {
+            replayed.take(record.offset, record.key, record.value);
+        })
+        .await?;
+    }
+    if replayed.unreadable > 0 {
+        // They passed their checksums, so a newer program wrote them. What it kept beyond our
+        // knowledge stays in the log.
+        tracing::error!(
+            records = replayed.unreadable,
+            topic = super::OFFSETS_TOPIC,
+            "records of an unknown format were left out"
+        );
+    }
+    Ok(replayed)
+}
+
+// === impl Replayed ===
+
+impl Replayed {
+    /// Takes the next record over.
+    pub(crate) fn take(&mut self, at: Offset, key: &[u8], value: Option<&[u8]>) {
+        match store::decode(key, value) {
+            Err(error) => {
+                self.unreadable += 1;
+                tracing::debug!(offset = at.0, %error, "record of a group is not understood");
+            }
+            Ok(Entry::Group { group, value }) => {
+                self.groups.entry(group).or_default().0 = value;
+            }
+            Ok(Entry::Offset {
+                group,
+                topic,
+                partition,
+                value,
+            }) => {
+                let table = &mut self.groups.entry(group).or_default().1;
+                match value {
+                    None => table.remove(&topic, partition),
+                    Some(stored) => {
+                        let committed = Committed {
+                            stored,
+                            topic: None,
+                            at,
+                        };
+                        table.commit(&topic, partition, committed);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Reading the log for one session that is behind.
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use mainstem_log::{Chunk, Read, ReadError};
+use mainstem_record::{Offset, PartitionId};
+
+use super::{Origin, Scan, Token, scan};
+use crate::{
+    error_code::ErrorCode,
+    mqtt::{
+        Delivery,
+        hub::Hub,
+        limits::{CATCH_UP_READ_BYTES, RETRY_PAUSE},
+        session::{SessionEntry, Subscription},
+        trie::{Scratch, Trie},
+    },
+};
+
+/// One session's own subscriptions, for reading the log.
+#[derive(Debug, Default)]
+pub(crate) struct OwnFilters {
+    version: Option<u64>,
+    trie: Trie<Arc<Subscription>>,
+}
+
+/// What a read of the log gave.
+pub(crate) enum Reading {
+    /// Records, to be gone on with at `Chunk::next`.
+    Chunk(Chunk),
+    /// Nothing can be had below this offset.
+    Gap(Offset),
+    /// The partition is not here.
+    Gone,
+    /// Not now.
+    Retry,
+}
+
+impl Hub {
+    /// Reads from `from` on, up to what is committed.
+    pub(crate) async fn read_log(
+        &self,
+        id: PartitionId,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Reading {
+        let partition = match self.core.partition(id) {
+            Ok(partition) => partition,
+            Err(ErrorCode::UnknownTopicOrPartition) => return Reading::Gone,
+            Err(_) => return Reading::Retry,
+        };
+        let end = partition.ends().committed_end;
+        let read = Read { from, bytes_max, at_least_one_batch: true, end };
+        match partition.read(read).await {
+            Ok(chunk) => Reading::Chunk(chunk),
+            Err(ReadError::OutOfRange { log_start, .. }) if log_start > from => {
+                Reading::Gap(log_start)
+            }
+            // A position above the end: unsynced records were lost with the machine's power.
+            Err(ReadError::OutOfRange { log_end, .. }) => Reading::Gap(log_end),
+            Err(ReadError::Damaged { end, .. }) => Reading::Gap(end.max(from.next())),
+            Err(ReadError::Removed) => Reading::Gone,
+            Err(ReadError::Io(_)) => Reading::Retry,
+        }
+    }
+
+    /// One read for a session whose feed of `partition` is behind at `from`. Cancelling it loses
+    /// nothing.
+    pub(crate) async fn catch_up(
+        &self,
+        entry: &SessionEntry,
+        (partition, from): (PartitionId, Offset),
+        filters: &mut OwnFilters,
+    ) {
+        let reading = self.read_log(partition, from, CATCH_UP_READ_BYTES).await;
+        let (next, deliveries) = match reading {
+            Reading::Chunk(chunk) => {
+                filters.refresh(entry);
+                self.match_own(entry, (partition, from), &chunk, filters)
+            }
+            Reading::Gap(next) => {
+                if next > from {
+                    self.metrics.dropped_retention.inc_by(next.0.abs_diff(from.0));
+                }
+                (next, Vec::new())
+            }
+            Reading::Gone => {
+                entry.state.lock().inbox.retain_feeds(|other| other != partition);
+                return;
+            }
+            Reading::Retry => {
+                self.core.env.sleep(RETRY_PAUSE).await;
+                return;
+            }
+        };
+        let pushed = entry.state.lock().inbox.push_read(partition, (from, next), deliveries);
+        if pushed.dropped > 0 {
+            self.metrics.dropped_queue_full.inc_by(pushed.dropped);
+        }
+    }
+
+    /// What of `chunk` the session's own subscriptions match, up to the room that it has; and where
+    /// to go on.
+    fn match_own(
+        &self,
+        entry: &SessionEntry,
+        (partition, from): (PartitionId, Offset),
+        chunk: &Chunk,
+        filters: &OwnFilters,
+    ) -> (Offset, Vec<Delivery>) {
+        let room = entry.state.lock().inbox.room().max(1);
+        let image = self.core.image();
+        let Some(topic) = image.topic_by_id(partition.topic) else {
+            return (chunk.next, Vec::new());
+        };
+        let how = Scan {
+            kafka_topic: &topic.name,
+            image: &image,
+            decompressed_bytes_max: self.core.config.storage.decompressed_batch_bytes_max,
+            metrics: &self.metrics,
+        };
+        let now_ms = self.core.env.wall_ms();
+        let mut scratch = Scratch::default();
+        let mut deliveries: Vec<Delivery> = Vec::new();
+        let mut next = chunk.next;
+        scan(&how, chunk, from, &mut String::new(), |scanned| {
+            if deliveries.len() >= room {
+                next = scanned.offset;
+                return ControlFlow::Break(());
+            }
+            let mut found: Option<Delivery> = None;
+            filters.trie.for_each_match(scanned.topic, &mut scratch, |subscription| {
+                let options = &subscription.options;
+                let is_own = options.no_local
+                    && scanned.view.publisher() == Some(entry.client_id.as_bytes());
+                if is_own || !subscription.covers(partition, scanned.offset) {
+                    return;
+                }
+                match &mut found {
+                    Some(delivery) => delivery.merge(options),
+                    None => {
+                        let origin = Origin::Feed;
+                        let token = Token { origin, partition, offset: scanned.offset };
+                        let message = Arc::new(scanned.message());
+                        found = Some(Delivery::new(message, options, token));
+                    }
+                }
+            });
+            deliveries.extend(found.filter(|delivery| !delivery.message.is_expired(now_ms)));
+            ControlFlow::Continue(())
+        });
+        (next, deliveries)
+    }
+}
+
+// === impl OwnFilters ===
+
+impl OwnFilters {
+    /// Takes over the session's present subscriptions, if they have changed.
+    fn refresh(&mut self, entry: &SessionEntry) {
+        let state = entry.state.lock();
+        if self.version == Some(state.subscriptions_version) {
+            return;
+        }
+        self.version = Some(state.subscriptions_version);
+        self.trie = Trie::default();
+        let own = state.subscriptions.values().filter(|subscription| subscription.group.is_none());
+        for (number, subscription) in own.enumerate() {
+            self.trie.insert(&subscription.filter, number as u64, subscription.clone());
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The tail of one partition, read once for all.
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use mainstem_log::{Chunk, Read, ReadError};
+use mainstem_record::Offset;
+use tokio::sync::Notify;
+
+use super::{
+    Follower, Scan,
+    plan::{Current, Plan},
+    scan,
+};
+use crate::mqtt::{
+    hub::Hub,
+    limits::{FOLLOW_READ_BYTES, RETRY_PAUSE},
+    trie::Scratch,
+};
+
+/// Working memory that lives as long as the follower.
+#[derive(Default)]
+struct Memory {
+    topic: String,
+    scratch: Scratch,
+    plan: Plan,
+}
+
+/// Follows the partition until nobody wants it, it is removed or the node ends.
+pub(super) async fn run(hub: Arc<Hub>, follower: Arc<Follower>) {
+    let notify = Arc::new(Notify::new());
+    // Subscribed before the ends are looked at, so that no change is missed.
+    let _subscription = follower.partition.subscribe(&notify);
+    let mut memory = Memory::default();
+    loop {
+        let from = follower.position.done();
+        let end = follower.partition.ends().committed_end;
+        if from >= end {
+            tokio::select! {
+                () = notify.notified() => {}
+                () = follower.stop.cancelled() => return,
+            }
+            continue;
+        }
+        if follower.stop.is_cancelled() {
+            return;
+        }
+        let read = Read { from, bytes_max: FOLLOW_READ_BYTES, at_least_one_batch: true, end };
+        match follower.partition.read(read).await {
+            Ok(chunk) => dispatch(&hub, &follower, &chunk, &mut memory),
+            Err(ReadError::OutOfRange { log_start, .. }) => pass(&follower, log_start.max(from)),
+            Err(ReadError::Damaged { end, .. }) => {
+                hub.metrics.dropped_unreadable.inc();
+                pass(&follower, end.max(from.next()));
+            }
+            Err(ReadError::Removed) => return,
+            Err(ReadError::Io(kind)) => {
+                tracing::warn!(partition = %follower.id, ?kind, "tail not read; tried again");
+                hub.core.env.sleep(RETRY_PAUSE).await;
+                continue;
+            }
+        }
+        if follower.position.done() > from {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        // It went nowhere, which must not become a busy loop: wait for a change.
+        tokio::select! {
+            () = notify.notified() => {}
+            () = follower.stop.cancelled() => return,
+        }
+    }
+}
+
+/// Goes on at `to` without looking at what lies between.
+fn pass(follower: &Follower, to: Offset) {
+    follower.position.begin(to);
+    follower.position.finish(to);
+}
+
+fn dispatch(hub: &Hub, follower: &Follower, chunk: &Chunk, memory: &mut Memory) {
+    let from = follower.position.done();
+    // Before the trie is looked at: who subscribes after that sees it, see `Position::begin`.
+    follower.position.begin(chunk.next);
+    let Memory { topic, scratch, plan } = memory;
+    let trie = hub.trie.read();
+    if !trie.is_empty() {
+        let image = hub.core.image();
+        let how = Scan {
+            kafka_topic: &follower.topic_name,
+            image: &image,
+            decompressed_bytes_max: hub.core.config.storage.decompressed_batch_bytes_max,
+            metrics: &hub.metrics,
+        };
+        let now_ms = hub.core.env.wall_ms();
+        scan(&how, chunk, from, topic, |scanned| {
+            let mut current =
+                Current { scanned, partition: follower.id, now_ms, message: None };
+            trie.for_each_match(scanned.topic, scratch, |target| plan.add(target, &mut current));
+            ControlFlow::Continue(())
+        });
+    }
+    drop(trie);
+    plan.flush(follower.id, &hub.metrics);
+    follower.position.finish(chunk.next);
+}

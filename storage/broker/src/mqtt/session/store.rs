@@ -1,0 +1,131 @@
+//! Writing a session's state to `__mqtt_sessions`.
+
+use std::sync::Arc;
+
+use mainstem_log::AppendTicket;
+
+use super::{
+    SessionEntry, State, append_error,
+    records::{Key, SubscriptionRecord},
+};
+use crate::{
+    internal::KeyValue,
+    mqtt::{PublishError, hub::Hub},
+};
+
+/// Bytes of keys and values that are appended at once when a session is deleted.
+const DELETE_BYTES: usize = 256 << 10;
+
+impl Hub {
+    /// Builds records under the session's lock and takes their place in the log, so that the log's
+    /// order is that of the changes. Refused if `epoch` is not the session's any more. No records,
+    /// no ticket.
+    pub(crate) async fn write(
+        &self,
+        entry: &SessionEntry,
+        epoch: u32,
+        build: impl FnOnce(&mut State) -> Vec<KeyValue> + Send,
+    ) -> Result<Option<AppendTicket>, PublishError> {
+        let _order = entry.writes.lock().await;
+        let records = {
+            let mut state = entry.state.lock();
+            if state.epoch != epoch || state.gone {
+                return Err(PublishError::Fenced);
+            }
+            let records = build(&mut state);
+            state.durable |= !records.is_empty();
+            records
+        };
+        if records.is_empty() {
+            return Ok(None);
+        }
+        let partition = self.store.partition_of(entry.client_id.as_bytes());
+        let ticket = self.store.append(partition, records).await;
+        ticket.map(Some).map_err(|code| PublishError::Transient(code.to_string()))
+    }
+
+    /// As [`Hub::write`], and waits until it is durable.
+    pub(crate) async fn write_durable(
+        &self,
+        entry: &SessionEntry,
+        epoch: u32,
+        build: impl FnOnce(&mut State) -> Vec<KeyValue> + Send,
+    ) -> Result<(), PublishError> {
+        match self.write(entry, epoch, build).await? {
+            Some(ticket) => ticket.await.map(|_| ()).map_err(|error| append_error(&error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Positions and flights, durable when it returns.
+    pub(crate) async fn write_outbound(
+        &self,
+        entry: &SessionEntry,
+        epoch: u32,
+    ) -> Result<(), PublishError> {
+        let client = entry.client_id.clone();
+        self.write_durable(entry, epoch, move |state| vec![outbound(&client, state)]).await
+    }
+
+    /// Forgets all records of a session. The caller holds `control` and has set `gone`.
+    pub(crate) async fn delete_records(&self, client: &Arc<str>, keys: Vec<bytes::Bytes>) {
+        let partition = self.store.partition_of(client.as_bytes());
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        let mut keys = keys.into_iter().peekable();
+        while let Some(key) = keys.next() {
+            bytes += key.len();
+            records.push(KeyValue { key, value: None });
+            if bytes >= DELETE_BYTES || keys.peek().is_none() {
+                bytes = 0;
+                let append = self.store.append(partition, std::mem::take(&mut records)).await;
+                // Not waited for: what survives a crash now is deleted at the next start.
+                if let Err(code) = append {
+                    tracing::warn!(%code, "records of a session not deleted");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The record of what is outbound.
+pub(super) fn outbound(client: &str, state: &State) -> KeyValue {
+    KeyValue {
+        key: Key::Outbound { client }.encode(),
+        value: Some(state.outbound_record().encode()),
+    }
+}
+
+/// The record of the session itself.
+pub(super) fn session(client: &str, state: &State) -> KeyValue {
+    KeyValue {
+        key: Key::Session { client }.encode(),
+        value: Some(state.session_record().encode()),
+    }
+}
+
+/// The record of a subscription that is there.
+pub(super) fn subscription(client: &str, subscription: &super::Subscription) -> KeyValue {
+    let record = SubscriptionRecord {
+        options: subscription.options,
+        starts: subscription.starts.to_vec(),
+    };
+    KeyValue {
+        key: Key::Subscription { client, filter: &subscription.full }.encode(),
+        value: Some(record.encode()),
+    }
+}
+
+/// All keys that a session may have records of, the session itself last: a crash in between leaves
+/// a session that is deleted again, not parts without one.
+pub(super) fn all_keys(client: &str, state: &State) -> Vec<bytes::Bytes> {
+    let filters = state.subscriptions.keys();
+    let mut keys: Vec<bytes::Bytes> =
+        filters.map(|filter| Key::Subscription { client, filter }.encode()).collect();
+    let packet_ids = state.inbound.keys();
+    keys.extend(packet_ids.map(|id| Key::Intent { client, packet_id: *id }.encode()));
+    keys.push(Key::Outbound { client }.encode());
+    keys.push(Key::Session { client }.encode());
+    keys
+}

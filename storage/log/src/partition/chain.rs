@@ -1,0 +1,207 @@
+//! Changes of the chain of segments, as metadata has decided them: seal, drop, log start.
+//!
+//! File work is done on the blocking pool while the shard holds the partition's appends back; the
+//! shard itself never waits for it.
+
+use std::{io, sync::Arc};
+
+use mainstem_env::Fs;
+use mainstem_record::{Offset, SegmentId};
+
+use super::{Inner, Tools};
+use crate::{
+    active::{Active, Frozen},
+    error::PartitionError,
+    inbox::Control,
+    paths,
+    recovery::create_active,
+    scan,
+    segment::Segment,
+    shared::{Shared, Status},
+    spec::{SealInfo, SegmentSpec},
+};
+
+// === seal ===
+
+pub(super) async fn seal_begin(inner: &Inner) -> Result<SealInfo, PartitionError> {
+    let mut admin = inner.admin.lock().await;
+    let mut frozen = inner.inbox.ask(&inner.shared, Control::Freeze).await??;
+    let digest = match frozen.digest {
+        Some(digest) => digest,
+        None => {
+            let (file, bytes) = (frozen.file.clone(), frozen.bytes);
+            blocking(&inner.tools, move || scan::digest(&*file, bytes)).await?
+        }
+    };
+    frozen.digest = Some(digest);
+    let info = SealInfo {
+        segment: frozen.segment.id,
+        end: frozen.end,
+        bytes: frozen.bytes,
+        max_timestamp: frozen.segment.state.read().max_timestamp,
+        digest,
+    };
+    *admin = Some(frozen);
+    Ok(info)
+}
+
+pub(super) async fn seal_commit(inner: &Inner, next: SegmentSpec) -> Result<(), PartitionError> {
+    let mut admin = inner.admin.lock().await;
+    let shared = &inner.shared;
+    match shared.status() {
+        Status::Open => {}
+        Status::Failed => return Err(PartitionError::Failed),
+        Status::Removed => return Err(PartitionError::Removed),
+    }
+    let last = shared.chain.read().last().cloned();
+    let active = last.filter(|last| last.end().is_none());
+    // What an earlier call sealed, before it was dropped, is not frozen any more.
+    let frozen = admin.as_ref().map(|frozen| frozen.segment.id);
+    if active.map(|active| active.id) != frozen {
+        *admin = None;
+        return Err(PartitionError::NotFrozen);
+    }
+    let end = shared.ends().log_end;
+    if next.base != end || next.end.is_some() {
+        return Err(PartitionError::NotNext { end });
+    }
+    // The frozen segment stays with the caller until the next one is there.
+    let job = SealJob {
+        shared: shared.clone(),
+        tools: inner.tools.clone(),
+        frozen: admin.as_ref().map(|frozen| Frozen {
+            segment: frozen.segment.clone(),
+            file: frozen.file.clone(),
+            ..*frozen
+        }),
+        next,
+    };
+    let active = blocking(&inner.tools, move || job.run()).await?;
+    // The shard changes the chain and the writer together: dropping this call between the two
+    // must not leave one without the other.
+    inner
+        .inbox
+        .ask(shared, |reply| Control::Install(active, reply))
+        .await??;
+    if let Some(frozen) = admin.take().filter(|frozen| frozen.bytes == 0) {
+        remove_empty(inner, frozen.segment).await;
+    }
+    Ok(())
+}
+
+/// An empty file is nobody's loss; one that stays is removed when the log start passes it.
+async fn remove_empty(inner: &Inner, segment: Arc<Segment>) {
+    let files = inner.tools.files.clone();
+    let _ = blocking(&inner.tools, move || files.delete(&segment)).await;
+}
+
+struct SealJob {
+    shared: Arc<Shared>,
+    tools: Tools,
+    frozen: Option<Frozen>,
+    next: SegmentSpec,
+}
+
+// === impl SealJob ===
+
+impl SealJob {
+    /// Writes the index file and makes the next segment. May be repeated after an error.
+    fn run(self) -> io::Result<Active> {
+        let fs = &*self.tools.env.fs;
+        if let Some(frozen) = &self.frozen
+            && frozen.bytes > 0
+        {
+            self.write_index(fs, frozen)?;
+        }
+        create_active(
+            fs,
+            &self.shared.dir,
+            &self.next,
+            self.tools.options.index_interval_bytes,
+            self.tools.env.wall_ms(),
+        )
+    }
+
+    fn write_index(&self, fs: &dyn Fs, frozen: &Frozen) -> io::Result<()> {
+        let digest = match frozen.digest {
+            Some(digest) => digest,
+            None => scan::digest(&*frozen.file, frozen.bytes)?,
+        };
+        let dedupe = self.shared.dedupe.lock();
+        let bytes = frozen
+            .index_file(digest, &dedupe, None)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        drop(dedupe);
+        fs.write_atomic(&frozen.segment.path.with_extension(paths::INDEX), &bytes)
+    }
+}
+
+// === log start ===
+
+pub(super) async fn drop_segments(
+    inner: &Inner,
+    segments: &[SegmentId],
+    log_start: Offset,
+) -> Result<(), PartitionError> {
+    let _admin = inner.admin.lock().await;
+    let shared = &inner.shared;
+    let dropped: Vec<Arc<Segment>> = {
+        let chain = shared.chain.read();
+        let named = chain.iter().filter(|s| segments.contains(&s.id));
+        named.cloned().collect()
+    };
+    for segment in &dropped {
+        if segment.end().is_none_or(|end| end > log_start) {
+            return Err(PartitionError::CannotDrop(segment.id));
+        }
+    }
+    // First the start, so that no reader finds a hole.
+    raise_log_start(shared, log_start)?;
+    shared
+        .chain
+        .write()
+        .retain(|segment| !segments.contains(&segment.id));
+    if dropped.is_empty() {
+        return Ok(());
+    }
+    let (files, dir) = (inner.tools.files.clone(), shared.dir.clone());
+    blocking(&inner.tools, move || {
+        for segment in &dropped {
+            files.delete(segment)?;
+        }
+        files.fs.sync_dir(&dir)
+    })
+    .await
+}
+
+pub(super) fn raise_log_start(shared: &Shared, log_start: Offset) -> Result<(), PartitionError> {
+    {
+        let mut state = shared.state.write();
+        let ends = &mut state.ends;
+        if log_start > ends.committed_end {
+            return Err(PartitionError::AboveCommitted {
+                offset: log_start,
+                committed_end: ends.committed_end,
+            });
+        }
+        if log_start <= ends.log_start {
+            return Ok(());
+        }
+        ends.log_start = log_start;
+    }
+    shared.wake();
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    tools: &Tools,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, PartitionError> {
+    match tools.env.blocking("log-chain", work).await {
+        Some(result) => result.map_err(|error| {
+            tracing::error!(%error, "a change of the chain failed");
+            PartitionError::Io(error.kind())
+        }),
+        None => Err(PartitionError::Closed),
+    }
+}

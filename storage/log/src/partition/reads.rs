@@ -1,0 +1,180 @@
+//! Reading batches.
+
+use std::{io, sync::Arc};
+
+use mainstem_env::Env;
+use mainstem_record::{BatchHeader, Offset, check_stored};
+
+use super::Tools;
+use crate::{
+    error::ReadError,
+    files::Files,
+    read::{Chunk, Read},
+    scan::{BatchReader, SEEK_WINDOW_BYTES, read_range},
+    segment::Segment,
+    shared::{Shared, Status},
+};
+
+/// One read of a file returns no more, however much was asked for; a single batch may be larger.
+const READ_BYTES_MAX: usize = 16 << 20;
+
+pub(super) async fn read(
+    shared: &Arc<Shared>,
+    tools: &Tools,
+    read: Read,
+) -> Result<Chunk, ReadError> {
+    let bound = in_range(shared, read.from)?.min(read.end);
+    if read.from >= bound {
+        return Ok(Chunk::empty(read.from));
+    }
+    let cached = shared.cache.lock().read(&read, bound);
+    if let Some(chunk) = cached {
+        tools.metrics.read_bytes_cache.inc_by(chunk.bytes as u64);
+        return Ok(chunk);
+    }
+    let Some(segment) = shared.segment_at(read.from) else {
+        return Ok(Chunk::empty(read.from));
+    };
+    let files = tools.files.clone();
+    let result = blocking(&tools.env, move || {
+        read_segment(&files, &segment, &read, bound)
+    })
+    .await;
+    match result {
+        Ok(chunk) => {
+            tools.metrics.read_bytes_file.inc_by(chunk.bytes as u64);
+            Ok(chunk)
+        }
+        Err(error) => {
+            // The segment may have been dropped meanwhile: that is no damage.
+            in_range(shared, read.from)?;
+            Err(error)
+        }
+    }
+}
+
+/// The committed end, if `from` may be read.
+fn in_range(shared: &Shared, from: Offset) -> Result<Offset, ReadError> {
+    let state = *shared.state.read();
+    if state.status == Status::Removed {
+        return Err(ReadError::Removed);
+    }
+    if from < state.ends.log_start || from > state.ends.log_end {
+        return Err(ReadError::OutOfRange {
+            log_start: state.ends.log_start,
+            log_end: state.ends.log_end,
+        });
+    }
+    Ok(state.ends.committed_end)
+}
+
+/// Reads off the async workers.
+pub(super) async fn blocking<T: Send + 'static>(
+    env: &Env,
+    work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ReadError> {
+    env.blocking("log-read", work)
+        .await
+        .unwrap_or(Err(ReadError::Io(io::ErrorKind::Interrupted)))
+}
+
+/// Says that a segment is damaged, or what the file system said.
+pub(super) fn io_error(
+    error: &io::Error,
+    segment: &Segment,
+    base: Offset,
+    end: Offset,
+) -> ReadError {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => ReadError::Damaged {
+            segment: segment.id,
+            base,
+            end,
+        },
+        kind => {
+            tracing::error!(%error, path = %segment.path.display(), "read failed");
+            ReadError::Io(kind)
+        }
+    }
+}
+
+fn read_segment(
+    files: &Files,
+    segment: &Segment,
+    read: &Read,
+    bound: Offset,
+) -> Result<Chunk, ReadError> {
+    // There may be a hole in the chain before the segment.
+    let from = read.from.max(segment.base);
+    if from >= bound {
+        return Ok(Chunk::empty(from));
+    }
+    let end = segment.end().unwrap_or(bound);
+    let io = |error: io::Error| io_error(&error, segment, from, end);
+    let located = segment.locate_offset(files, from).map_err(io)?;
+    let damaged = |position: u64, end_hint: Option<Offset>| {
+        let after = segment.offset_after(files, position, end);
+        let hint = end_hint.filter(|hint| *hint > from && *hint <= after);
+        tracing::error!(
+            path = %segment.path.display(), position, offset = from.0, "damaged batch"
+        );
+        ReadError::Damaged {
+            segment: segment.id,
+            base: from,
+            end: hint.unwrap_or(after.max(from.next())),
+        }
+    };
+
+    let mut reader = BatchReader::new(&*located.file, located.limit, SEEK_WINDOW_BYTES);
+    let mut position = located.start;
+    let first = loop {
+        match reader.header(position).map_err(io)? {
+            Ok(header) if header.base_offset > from => return Err(damaged(position, None)),
+            Ok(header) if header.last_offset() >= from => break header,
+            Ok(header) => position += header.size_bytes() as u64,
+            Err(_) => return Err(damaged(position, None)),
+        }
+    };
+    let bytes_max = read.bytes_max.min(READ_BYTES_MAX);
+    let wanted = if first.size_bytes() <= bytes_max {
+        bytes_max
+    } else if read.at_least_one_batch {
+        first.size_bytes()
+    } else {
+        return Ok(Chunk::empty(from));
+    };
+    let stop = located.limit.min(position.saturating_add(wanted as u64));
+    let bytes = read_range(&*located.file, position, stop).map_err(io)?;
+    let (length, next) = whole_batches(&bytes, first.base_offset, bound);
+    if length == 0 {
+        return Err(damaged(position, Some(first.next_offset())));
+    }
+    Ok(Chunk {
+        batches: vec![bytes.slice(..length)],
+        bytes: length,
+        next,
+        from_cache: false,
+    })
+}
+
+/// How many bytes of good batches there are that begin below `bound`, and what comes after them.
+fn whole_batches(bytes: &[u8], first: Offset, bound: Offset) -> (usize, Offset) {
+    let mut length = 0;
+    let mut next = first;
+    while next < bound {
+        let rest = bytes.get(length..).unwrap_or_default();
+        let Ok(header) = BatchHeader::parse(rest) else {
+            break;
+        };
+        let Some(batch) = rest.get(..header.size_bytes()) else {
+            break;
+        };
+        // What the disk has spoilt must not reach a reader that does not look at checksums.
+        if header.base_offset != next || check_stored(batch).is_err() {
+            break;
+        }
+        length += batch.len();
+        next = header.next_offset();
+    }
+    (length, next)
+}

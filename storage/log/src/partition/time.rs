@@ -1,0 +1,235 @@
+//! Looking records up by their timestamp.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use mainstem_record::{BatchHeader, Offset, TimestampMs, records};
+
+use super::{
+    Tools,
+    reads::{blocking, io_error},
+};
+use crate::{
+    error::ReadError,
+    files::Files,
+    scan::{BatchReader, WINDOW_BYTES},
+    segment::Segment,
+    shared::{Shared, Status},
+};
+
+type Found = Option<(Offset, TimestampMs)>;
+
+/// Which records count.
+#[derive(Clone, Copy)]
+struct Range {
+    start: Offset,
+    end: Offset,
+    decompressed_bytes_max: usize,
+}
+
+pub(super) async fn find(
+    shared: &Arc<Shared>,
+    tools: &Tools,
+    at_least: TimestampMs,
+) -> Result<Found, ReadError> {
+    search(shared, tools, move |files, chain, range| {
+        for segment in chain {
+            if let Some(found) = find_in(files, segment, at_least, range)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    })
+    .await
+}
+
+pub(super) async fn max(shared: &Arc<Shared>, tools: &Tools) -> Result<Found, ReadError> {
+    search(shared, tools, |files, chain, range| {
+        let mut best: Found = None;
+        // The newest segments are the likeliest; an older one with the same timestamp wins.
+        for segment in chain.iter().rev() {
+            if let Some(found) = max_in(files, segment, best, range)?
+                && best.is_none_or(|(_, timestamp)| found.1 >= timestamp)
+            {
+                best = Some(found);
+            }
+        }
+        Ok(best)
+    })
+    .await
+}
+
+/// Runs `look` off the async workers, over the segments that hold readable records.
+async fn search(
+    shared: &Arc<Shared>,
+    tools: &Tools,
+    look: impl FnOnce(&Files, &[Arc<Segment>], Range) -> Result<Found, ReadError> + Send + 'static,
+) -> Result<Found, ReadError> {
+    let state = *shared.state.read();
+    if state.status == Status::Removed {
+        return Err(ReadError::Removed);
+    }
+    let range = Range {
+        start: state.ends.log_start,
+        end: state.ends.committed_end,
+        decompressed_bytes_max: tools.options.decompressed_bytes_max,
+    };
+    let chain: Vec<Arc<Segment>> = {
+        let chain = shared.chain.read();
+        let readable = chain.iter().filter(|segment| {
+            segment.base < range.end && segment.end().is_none_or(|end| end > range.start)
+        });
+        readable.cloned().collect()
+    };
+    let files = tools.files.clone();
+    blocking(&tools.env, move || look(&files, &chain, range)).await
+}
+
+/// The first record of the range with a timestamp of at least `at_least`.
+fn find_in(
+    files: &Files,
+    segment: &Segment,
+    at_least: TimestampMs,
+    range: Range,
+) -> Result<Found, ReadError> {
+    if segment.state.read().max_timestamp < at_least {
+        return Ok(None);
+    }
+    let start = segment.base.max(range.start);
+    walk(files, segment, (at_least, start), range, |header, batch| {
+        if header.max_timestamp < at_least {
+            return Ok(None);
+        }
+        first_in(&batch()?, at_least, range)
+    })
+}
+
+/// The first record of the range with the highest timestamp, unless it is below `best`.
+fn max_in(files: &Files, segment: &Segment, best: Found, range: Range) -> Result<Found, ReadError> {
+    let (highest, end) = {
+        let state = segment.state.read();
+        (state.max_timestamp, state.end)
+    };
+    if best.is_some_and(|(_, timestamp)| highest < timestamp) {
+        return Ok(None);
+    }
+    let whole = range.start <= segment.base && end.is_some_and(|end| end <= range.end);
+    if whole && let Some(found) = find_in(files, segment, highest, range)? {
+        return Ok(Some(found));
+    }
+    // Part of it does not count: its highest timestamp may be there. Look at all that does.
+    let mut top: Found = None;
+    let start = segment.base.max(range.start);
+    let from = (TimestampMs(i64::MIN), start);
+    walk(files, segment, from, range, |header, batch| {
+        let beaten = top.is_some_and(|(_, timestamp)| header.max_timestamp <= timestamp);
+        if !beaten {
+            let found = max_of(&batch()?, range)?;
+            if found.is_some_and(|(_, t)| top.is_none_or(|(_, highest)| t > highest)) {
+                top = found;
+            }
+        }
+        Ok(None)
+    })?;
+    Ok(top)
+}
+
+/// Why a batch could not be looked into.
+enum VisitError {
+    /// It is not what it must be.
+    Bad,
+    Io(io::Error),
+}
+
+/// Walks the batches of the range until `visit` returns something. The batch itself is read only
+/// if `visit` asks for it.
+fn walk(
+    files: &Files,
+    segment: &Segment,
+    (at_least, start): (TimestampMs, Offset),
+    range: Range,
+    mut visit: impl FnMut(
+        &BatchHeader,
+        &mut dyn FnMut() -> Result<Bytes, VisitError>,
+    ) -> Result<Found, VisitError>,
+) -> Result<Found, ReadError> {
+    let end = segment.end().unwrap_or(range.end);
+    let io = |error: io::Error| io_error(&error, segment, start, end);
+    let located = segment
+        .locate_timestamp(files, at_least, start)
+        .map_err(io)?;
+    let mut reader = BatchReader::new(&*located.file, located.limit, WINDOW_BYTES);
+    let mut position = located.start;
+    let mut next = start;
+    while position < located.limit {
+        let damaged = |next: Offset| ReadError::Damaged {
+            segment: segment.id,
+            base: next,
+            end,
+        };
+        let Ok(header) = reader.header(position).map_err(io)? else {
+            return Err(damaged(next));
+        };
+        if header.base_offset >= range.end {
+            return Ok(None);
+        }
+        if header.last_offset() >= range.start {
+            let mut batch = || match reader.batch(position, &header) {
+                Ok(Ok(bytes)) => Ok(Bytes::copy_from_slice(bytes)),
+                Ok(Err(_)) => Err(VisitError::Bad),
+                Err(error) => Err(VisitError::Io(error)),
+            };
+            match visit(&header, &mut batch) {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(VisitError::Bad) => return Err(damaged(header.base_offset)),
+                Err(VisitError::Io(error)) => return Err(io(error)),
+            }
+        }
+        next = header.next_offset();
+        position += header.size_bytes() as u64;
+    }
+    // Fewer batches than the segment must have: what was looked for may be among the missing.
+    if next < end.min(range.end) {
+        return Err(ReadError::Damaged {
+            segment: segment.id,
+            base: next,
+            end,
+        });
+    }
+    Ok(None)
+}
+
+/// The first record of a batch that is in the range and new enough.
+fn first_in(batch: &[u8], at_least: TimestampMs, range: Range) -> Result<Found, VisitError> {
+    let records = records(batch, range.decompressed_bytes_max).map_err(|_| VisitError::Bad)?;
+    for record in records.iter() {
+        let record = record.map_err(|_| VisitError::Bad)?;
+        if record.timestamp >= at_least && range.holds(record.offset) {
+            return Ok(Some((record.offset, record.timestamp)));
+        }
+    }
+    Ok(None)
+}
+
+/// The first record of a batch that is in the range and has the highest timestamp.
+fn max_of(batch: &[u8], range: Range) -> Result<Found, VisitError> {
+    let records = records(batch, range.decompressed_bytes_max).map_err(|_| VisitError::Bad)?;
+    let mut top: Found = None;
+    for record in records.iter() {
+        let record = record.map_err(|_| VisitError::Bad)?;
+        let higher = top.is_none_or(|(_, timestamp)| record.timestamp > timestamp);
+        if higher && range.holds(record.offset) {
+            top = Some((record.offset, record.timestamp));
+        }
+    }
+    Ok(top)
+}
+
+// === impl Range ===
+
+impl Range {
+    fn holds(&self, offset: Offset) -> bool {
+        self.start <= offset && offset < self.end
+    }
+}

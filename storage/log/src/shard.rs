@@ -1,0 +1,461 @@
+//! An I/O shard: one task that owns the active segments of its partitions.
+//!
+//! It takes everything that waits, stages it by partition, makes one vectored write per segment,
+//! publishes, and completes who waits. Syncs run beside it. There is no linger timer: batches come
+//! from load.
+
+use std::{future::pending, path::PathBuf, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use mainstem_env::Env;
+use mainstem_record::PartitionId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    active::Active,
+    cache::ShardCache,
+    checkpoint::{CHECKPOINT_INTERVAL, Checkpoint, SyncedPoint},
+    error::{LogError, PartitionError},
+    event::{LogEvent, ShardFailure},
+    files::{Files, delete_file},
+    inbox::{Control, Health, Message},
+    metrics::Metrics,
+    options::LogOptions,
+    partition::Tools,
+    shared::{Shared, Status},
+    space::SpaceGuard,
+    syncer::{self, Round, SyncDone, SyncQueue},
+    writer::Writer,
+};
+
+/// How many messages are taken out of the inbox at once.
+const DRAIN_MESSAGES_MAX: usize = 4096;
+
+/// After so many bytes of inline writes other tasks get their turn.
+const YIELD_BYTES: usize = 4 << 20;
+
+/// At a clean stop, about so many bytes of snapshots are in memory.
+const SNAPSHOT_BYTES_MAX: usize = 32 << 20;
+
+/// What the writers of a shard share.
+pub(crate) struct Core {
+    pub(crate) env: Env,
+    pub(crate) options: Arc<LogOptions>,
+    pub(crate) files: Arc<Files>,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Arc<Health>,
+    pub(crate) events: mpsc::Sender<LogEvent>,
+    pub(crate) space: SpaceGuard,
+    pub(crate) cache: ShardCache,
+    pub(crate) syncs: SyncQueue,
+    pub(crate) checkpoint: Arc<Checkpoint>,
+    /// When the checkpoint must be written.
+    checkpoint_due: Option<Duration>,
+    /// The time of this turn: monotonic, and for people.
+    pub(crate) now: Duration,
+    pub(crate) wall_ms: i64,
+}
+
+/// An I/O shard.
+pub(crate) struct Shard {
+    core: Core,
+    writers: Vec<Option<Box<Writer>>>,
+    free: Vec<usize>,
+    receiver: mpsc::Receiver<Message>,
+    /// Those with something staged.
+    touched: Vec<usize>,
+    round: Option<(Round, Duration)>,
+    closing: Option<oneshot::Sender<Result<(), LogError>>>,
+    /// Names this run of the process in what a clean stop leaves.
+    run_id: u128,
+}
+
+/// What a turn of the loop begins with.
+enum Turn {
+    Synced(Vec<SyncDone>),
+    Messages(usize),
+    Timer,
+}
+
+// === impl Core ===
+
+impl Core {
+    pub(crate) fn new(
+        tools: &Tools,
+        health: Arc<Health>,
+        (events, checkpoint): (mpsc::Sender<LogEvent>, Arc<Checkpoint>),
+    ) -> Self {
+        let Tools {
+            env,
+            options,
+            files,
+            metrics,
+        } = tools.clone();
+        let space = SpaceGuard::new(options.dir.clone(), options.low_space_bytes);
+        let cache = ShardCache::new(options.tail_cache_bytes / options.shards);
+        let (now, wall_ms) = (env.now(), env.wall_ms());
+        Self {
+            env,
+            options,
+            files,
+            metrics,
+            health,
+            events,
+            space,
+            cache,
+            syncs: SyncQueue::default(),
+            checkpoint,
+            checkpoint_due: None,
+            now,
+            wall_ms,
+        }
+    }
+
+    /// Tells the owner something, if there is room for it; says whether there was.
+    pub(crate) fn tell(&self, event: LogEvent) -> bool {
+        self.events.try_send(event).is_ok()
+    }
+
+    /// Takes note of how far a segment is synced; it is written down soon.
+    pub(crate) fn note_synced(&mut self, id: PartitionId, active: &Active) {
+        let point = SyncedPoint {
+            segment: active.segment.id,
+            offset: active.synced,
+            position: active.synced_position,
+        };
+        self.checkpoint.set(id, point);
+        let due = self.now + CHECKPOINT_INTERVAL;
+        self.checkpoint_due.get_or_insert(due);
+    }
+
+    fn look_at_clock(&mut self) {
+        self.now = self.env.now();
+        self.wall_ms = self.env.wall_ms();
+    }
+
+    fn next_deadline(&self) -> Option<Duration> {
+        let sync = self.syncs.next_deadline();
+        match (sync, self.checkpoint_due) {
+            (Some(sync), Some(due)) => Some(sync.min(due)),
+            (sync, due) => sync.or(due),
+        }
+    }
+}
+
+// === impl Shard ===
+
+impl Shard {
+    pub(crate) fn new(core: Core, receiver: mpsc::Receiver<Message>, run_id: u128) -> Self {
+        Self {
+            core,
+            writers: Vec::new(),
+            free: Vec::new(),
+            receiver,
+            touched: Vec::new(),
+            round: None,
+            closing: None,
+            run_id,
+        }
+    }
+
+    /// Runs until the log is closed or all its handles are gone.
+    pub(crate) async fn run(mut self) {
+        let mut messages = Vec::new();
+        let mut timer: Option<(Duration, mainstem_env::BoxFuture<'static, ()>)> = None;
+        loop {
+            let deadline = self.core.next_deadline();
+            if timer.as_ref().map(|(at, _)| *at) != deadline {
+                timer = deadline.map(|at| {
+                    let sleep = self.core.env.sleep(at.saturating_sub(self.core.env.now()));
+                    (at, sleep)
+                });
+            }
+            let turn = tokio::select! {
+                biased;
+                done = poll_round(&mut self.round) => Turn::Synced(done),
+                count = self.receiver.recv_many(&mut messages, DRAIN_MESSAGES_MAX) => {
+                    Turn::Messages(count)
+                }
+                () = poll_timer(&mut timer) => Turn::Timer,
+            };
+            self.core.look_at_clock();
+            match turn {
+                Turn::Synced(done) => self.round_over(done),
+                Turn::Messages(0) => break,
+                Turn::Messages(_) => self.drain(&mut messages).await,
+                Turn::Timer => timer = None,
+            }
+            self.timers();
+            self.start_round();
+        }
+        if let Some(reply) = self.closing.take() {
+            let result = self.shut_down().await;
+            let _ = reply.send(result);
+        }
+    }
+
+    async fn drain(&mut self, messages: &mut Vec<Message>) {
+        self.core.space.refresh(&self.core.env, self.core.now);
+        for message in messages.drain(..) {
+            match message {
+                Message::Append(message) => {
+                    let slot = message.shared.slot();
+                    match find(&mut self.writers, slot, &message.shared) {
+                        Some(writer) => {
+                            writer.stage(&mut self.core, message);
+                            if !writer.touched {
+                                writer.touched = true;
+                                self.touched.push(slot);
+                            }
+                        }
+                        None => message.fail(crate::error::AppendError::Removed),
+                    }
+                }
+                Message::Control(shared, control) => self.control(shared, control),
+                Message::Close(reply) => {
+                    // What is in the inbox already is still taken.
+                    self.receiver.close();
+                    self.closing = Some(reply);
+                }
+            }
+        }
+        let mut written = 0;
+        for slot in std::mem::take(&mut self.touched) {
+            if let Some(Some(writer)) = self.writers.get_mut(slot) {
+                written += writer.commit(&mut self.core);
+            }
+            if written > YIELD_BYTES {
+                written = 0;
+                // Syncs need not wait until all is written.
+                self.start_round();
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn control(&mut self, shared: Arc<Shared>, control: Control) {
+        if let Control::Open(active, settings, reply) = control {
+            self.open(shared, active, settings);
+            let _ = reply.send(());
+            return;
+        }
+        let slot = shared.slot();
+        let core = &mut self.core;
+        // Dropping the question answers it: the partition is gone.
+        let Some(writer) = find(&mut self.writers, slot, &shared) else {
+            return;
+        };
+        // What was appended before is done before.
+        writer.commit(core);
+        match control {
+            Control::Freeze(reply) => writer.freeze(core, reply),
+            Control::Install(active, reply) => {
+                writer.install(core, active);
+                let _ = reply.send(Ok(()));
+            }
+            Control::Thaw(reply) => {
+                writer.thaw(core);
+                let _ = reply.send(());
+            }
+            Control::Flush(reply) => writer.flush(core, reply),
+            Control::Settings(settings, reply) => {
+                writer.set_settings(core, settings);
+                let _ = reply.send(());
+            }
+            Control::Remove(reply) => {
+                shared.set_status(Status::Removed);
+                writer.fail_all(PartitionError::Removed);
+                shared.cache.lock().clear();
+                core.checkpoint.remove(shared.id);
+                core.checkpoint_due.get_or_insert(core.now);
+                if let Some(place) = self.writers.get_mut(slot) {
+                    *place = None;
+                    self.free.push(slot);
+                }
+                let _ = reply.send(());
+            }
+            Control::Open(..) => {}
+        }
+    }
+
+    fn open(
+        &mut self,
+        shared: Arc<Shared>,
+        active: Option<Active>,
+        settings: crate::spec::PartitionSettings,
+    ) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.writers.push(None);
+            self.writers.len() - 1
+        });
+        shared.slot.store(slot, Ordering::Release);
+        if let Some(active) = &active {
+            self.core.note_synced(shared.id, active);
+        }
+        let writer = Writer::new(shared, slot, settings, active);
+        if let Some(place) = self.writers.get_mut(slot) {
+            *place = Some(Box::new(writer));
+        }
+    }
+
+    fn timers(&mut self) {
+        let now = self.core.now;
+        while let Some(slot) = self.core.syncs.pop_due(now) {
+            if let Some(Some(writer)) = self.writers.get_mut(slot) {
+                writer.interval_over(&mut self.core);
+            }
+        }
+        if self.core.checkpoint_due.is_some_and(|due| due <= now) {
+            let started = self.core.checkpoint.write_soon();
+            self.core.checkpoint_due = (!started).then_some(now + CHECKPOINT_INTERVAL);
+        }
+    }
+
+    /// Starts the next round of syncs, unless one is under way.
+    fn start_round(&mut self) {
+        if self.round.is_some() || self.core.health.has_failed() {
+            return;
+        }
+        let writers = &mut self.writers;
+        let jobs: Vec<_> = self
+            .core
+            .syncs
+            .take_wanted()
+            .into_iter()
+            .filter_map(|slot| writers.get_mut(slot)?.as_mut()?.sync_job())
+            .collect();
+        if !jobs.is_empty() {
+            let started = self.core.env.now();
+            self.round = Some((syncer::start(&self.core.env, jobs), started));
+        }
+    }
+
+    fn round_over(&mut self, done: Vec<SyncDone>) {
+        if let Some((_, started)) = self.round.take() {
+            let seconds = self.core.now.saturating_sub(started).as_secs_f64();
+            self.core.metrics.sync_seconds.observe(seconds);
+        }
+        self.core.metrics.syncs.inc_by(done.len() as u64);
+        let mut failure = None;
+        for SyncDone { job, result } in done {
+            match result {
+                Ok(()) => {
+                    if let Some(Some(writer)) = self.writers.get_mut(job.slot) {
+                        writer.synced(&mut self.core, &job);
+                    }
+                }
+                Err(error) => {
+                    failure.get_or_insert_with(|| ShardFailure {
+                        path: job.segment.path.clone(),
+                        error: Arc::from(error.to_string()),
+                    });
+                }
+            }
+        }
+        if let Some(failure) = failure {
+            self.fail(failure);
+        }
+    }
+
+    /// After a failed sync nothing is known of what was written since the last one, and the next
+    /// sync may succeed without having written it: stop acknowledging, for good.
+    fn fail(&mut self, failure: ShardFailure) {
+        if !self.core.health.fail(&failure) {
+            return;
+        }
+        let shard = self.core.health.shard;
+        tracing::error!(shard, %failure, "the shard has failed");
+        self.core.metrics.shard_failed.inc();
+        for writer in self.writers.iter_mut().flatten() {
+            writer.fail_all(PartitionError::ShardFailed);
+            writer.shared.wake();
+        }
+        self.core.tell(LogEvent::ShardFailed { shard, failure });
+    }
+
+    /// Syncs everything and leaves what lets the next start trust the files.
+    async fn shut_down(&mut self) -> Result<(), LogError> {
+        loop {
+            if let Some((round, _)) = &mut self.round {
+                let done = round.await;
+                self.core.look_at_clock();
+                self.round_over(done);
+            }
+            if self.core.health.has_failed() {
+                return Err(LogError::NotClean);
+            }
+            let mut dirty = false;
+            for writer in self.writers.iter_mut().flatten() {
+                if writer.is_dirty() {
+                    dirty = true;
+                    writer.want_sync(&mut self.core);
+                }
+            }
+            self.start_round();
+            if !dirty {
+                break;
+            }
+        }
+        let mut files = Vec::new();
+        let mut bytes = 0;
+        let mut clean = true;
+        for writer in self.writers.iter_mut().flatten() {
+            writer.fail_all(PartitionError::Closed);
+            clean &= writer.shared.status() == Status::Open;
+            let snapshot = writer.snapshot(self.run_id);
+            bytes += snapshot.as_ref().map_or(0, |(_, content)| content.len());
+            files.extend(snapshot);
+            if bytes > SNAPSHOT_BYTES_MAX {
+                bytes = 0;
+                write_snapshots(&self.core.env, std::mem::take(&mut files)).await;
+            }
+        }
+        write_snapshots(&self.core.env, files).await;
+        if clean {
+            Ok(())
+        } else {
+            Err(LogError::NotClean)
+        }
+    }
+}
+
+/// Writes the files that a clean start reads instead of the segments. Without one its segment is
+/// scanned, so an error is no reason not to stop cleanly.
+async fn write_snapshots(env: &Env, files: Vec<(PathBuf, Vec<u8>)>) {
+    let fs = env.fs.clone();
+    env.blocking("log-snapshots", move || {
+        for (path, bytes) in files {
+            let written = fs
+                .open(&path, mainstem_env::OpenMode::Truncate)
+                .and_then(|file| file.write_all_vectored_at(&[std::io::IoSlice::new(&bytes)], 0));
+            if let Err(error) = written {
+                tracing::warn!(%error, path = %path.display(), "cannot write a snapshot");
+                let _ = delete_file(&*fs, &path);
+            }
+        }
+    })
+    .await;
+}
+
+/// The writer of `shared`, if it is (still) at `slot`.
+fn find<'a>(
+    writers: &'a mut [Option<Box<Writer>>],
+    slot: usize,
+    shared: &Arc<Shared>,
+) -> Option<&'a mut Writer> {
+    let writer = writers.get_mut(slot)?.as_deref_mut()?;
+    Arc::ptr_eq(&writer.shared, shared).then_some(writer)
+}
+
+async fn poll_round(round: &mut Option<(Round, Duration)>) -> Vec<SyncDone> {
+    match round {
+        Some((round, _)) => round.await,
+        None => pending().await,
+    }
+}
+
+async fn poll_timer(timer: &mut Option<(Duration, mainstem_env::BoxFuture<'static, ()>)>) {
+    match timer {
+        Some((_, sleep)) => sleep.await,
+        None => pending().await,
+    }
+}

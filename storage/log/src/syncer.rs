@@ -1,0 +1,110 @@
+//! Makes what a shard has written durable.
+//!
+//! One round at a time: while it runs, the next group of appends forms, so one sync serves all of
+//! them (group commit without a timer). A round syncs each dirty segment file; a journal shared by
+//! the partitions of a shard would take this module's place.
+
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+
+use mainstem_env::{BoxFuture, Env, File};
+use mainstem_record::Offset;
+use tokio::sync::oneshot;
+
+use crate::segment::Segment;
+
+/// How many files of a round are synced at the same time.
+const SYNC_CONCURRENCY: usize = 4;
+
+/// One file to sync.
+pub(crate) struct SyncJob {
+    pub(crate) slot: usize,
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) file: Arc<dyn File>,
+    /// What will be durable then, as offset and as position.
+    pub(crate) upto: Offset,
+    pub(crate) position: u64,
+}
+
+/// What became of it.
+pub(crate) struct SyncDone {
+    pub(crate) job: SyncJob,
+    pub(crate) result: io::Result<()>,
+}
+
+/// Which partitions of a shard want a sync, now or later.
+#[derive(Default)]
+pub(crate) struct SyncQueue {
+    wanted: Vec<usize>,
+    /// Deadlines rise: all have the same interval.
+    armed: VecDeque<(Duration, usize)>,
+}
+
+/// A round under way.
+pub(crate) type Round = BoxFuture<'static, Vec<SyncDone>>;
+
+// === impl SyncQueue ===
+
+impl SyncQueue {
+    pub(crate) fn want(&mut self, slot: usize) {
+        self.wanted.push(slot);
+    }
+
+    pub(crate) fn arm(&mut self, deadline: Duration, slot: usize) {
+        self.armed.push_back((deadline, slot));
+    }
+
+    pub(crate) fn take_wanted(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.armed.front().map(|(deadline, _)| *deadline)
+    }
+
+    /// The next partition whose deadline has come.
+    pub(crate) fn pop_due(&mut self, now: Duration) -> Option<usize> {
+        let (deadline, _) = self.armed.front()?;
+        if *deadline > now {
+            return None;
+        }
+        self.armed.pop_front().map(|(_, slot)| slot)
+    }
+}
+
+/// Starts a round; it runs whether or not the future is polled.
+pub(crate) fn start(env: &Env, jobs: Vec<SyncJob>) -> Round {
+    let per_thread = jobs.len().div_ceil(SYNC_CONCURRENCY).max(1);
+    let mut receivers = Vec::with_capacity(SYNC_CONCURRENCY);
+    let mut jobs = jobs.into_iter().peekable();
+    while jobs.peek().is_some() {
+        let part: Vec<SyncJob> = jobs.by_ref().take(per_thread).collect();
+        let (sender, receiver) = oneshot::channel();
+        env.tasks.blocking(
+            "log-sync",
+            Box::new(move || {
+                let done: Vec<SyncDone> = part
+                    .into_iter()
+                    .map(|job| {
+                        let result = job.file.sync_data();
+                        SyncDone { job, result }
+                    })
+                    .collect();
+                // The shard is gone only when the process ends.
+                let _ = sender.send(done);
+            }),
+        );
+        receivers.push(receiver);
+    }
+    Box::pin(async move {
+        let mut all = Vec::new();
+        for receiver in receivers {
+            match receiver.await {
+                Ok(done) => all.extend(done),
+                // The runtime is shutting down and dropped the work: nothing was promised of it,
+                // and nobody may be told that it is durable.
+                Err(_) => std::future::pending().await,
+            }
+        }
+        all
+    })
+}

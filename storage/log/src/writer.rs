@@ -1,0 +1,329 @@
+//! The writing side of one partition, owned by its shard: what waits, what is staged for the next
+//! write, what is written and not yet synced.
+//!
+//! An append passes these stages; each stage keeps the order.
+//!
+//! ```text
+//! inbox -> [frozen queue] -> staged -> written (visible under Os, Interval) -> synced
+//! ```
+//! Staging stamps offsets and takes note of sequences; if the write then fails, both are taken
+//! back and everything staged with it fails, so nothing later can have been built on it.
+
+mod commit;
+mod control;
+mod stage;
+
+use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use mainstem_record::{BatchBuilder, BatchHeader, Offset, ProducerId};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::{
+    active::{Active, Frozen},
+    append::{Ack, Appended, TicketSender},
+    dedupe::{Producer, Qos2Undo},
+    error::{AppendError, PartitionError},
+    inbox::{AppendMessage, FlushSender, finish},
+    shard::Core,
+    shared::{Shared, Status},
+    spec::{Flush, PartitionSettings},
+    syncer::SyncJob,
+};
+
+/// One batch of MQTT records is closed at this size, in bytes.
+const MQTT_BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// One write call takes about so much: longer ones stall the shard's other partitions.
+const WRITE_BYTES_MAX: usize = 512 << 10;
+
+/// The writing side of one partition.
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    slot: usize,
+    settings: PartitionSettings,
+    /// The active segment; without one, the gate is closed.
+    active: Option<Active>,
+    gate: Gate,
+    staged: Staged,
+    /// Who waits for a sync, in order.
+    waiters: VecDeque<Waiter>,
+    /// It is in the queue of the next sync round.
+    sync_wanted: bool,
+    /// A timer will ask for a sync.
+    interval_armed: bool,
+    /// The owner has been told that the active segment should be rolled.
+    roll_told: bool,
+    /// It is in the list of those that have something staged.
+    pub(crate) touched: bool,
+}
+
+/// Holds appends back while a segment is being sealed.
+struct Gate {
+    closed: bool,
+    queue: VecDeque<Queued>,
+    bytes: usize,
+    /// Something was refused: until the gate opens everything is, so that order is kept.
+    overflowed: bool,
+}
+
+enum Queued {
+    Append(AppendMessage),
+    Flush(FlushSender),
+}
+
+/// What goes into the next write.
+#[derive(Default)]
+struct Staged {
+    batches: Vec<(BatchHeader, Bytes)>,
+    bytes: usize,
+    tickets: Vec<StagedTicket>,
+    open: Option<OpenBatch>,
+    undo_producers: Vec<(ProducerId, Option<Producer>)>,
+    undo_qos2: Vec<Qos2Undo>,
+}
+
+struct StagedTicket {
+    ticket: TicketSender,
+    ack: Ack,
+    appended: Appended,
+    /// What must be durable before the ticket may complete.
+    end: Offset,
+    /// Released with the write.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A batch of MQTT records that still grows.
+struct OpenBatch {
+    builder: BatchBuilder,
+    base: Offset,
+}
+
+struct Waiter {
+    /// What must be synced.
+    end: Offset,
+    since: Duration,
+    what: Waiting,
+}
+
+enum Waiting {
+    Append(TicketSender, Appended),
+    Flush(FlushSender),
+    Freeze(oneshot::Sender<Result<Frozen, PartitionError>>),
+}
+
+// === impl Writer ===
+
+impl Writer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        slot: usize,
+        settings: PartitionSettings,
+        active: Option<Active>,
+    ) -> Self {
+        let gate = Gate {
+            closed: active.is_none(),
+            queue: VecDeque::new(),
+            bytes: 0,
+            overflowed: false,
+        };
+        Self {
+            shared,
+            slot,
+            settings,
+            active,
+            gate,
+            staged: Staged::default(),
+            waiters: VecDeque::new(),
+            sync_wanted: false,
+            interval_armed: false,
+            roll_told: false,
+            touched: false,
+        }
+    }
+
+    /// Why nothing can be appended, if so.
+    fn refusal(&self, core: &Core) -> Option<PartitionError> {
+        if core.health.has_failed() {
+            return Some(PartitionError::ShardFailed);
+        }
+        match self.shared.status() {
+            Status::Open => None,
+            Status::Failed => Some(PartitionError::Failed),
+            Status::Removed => Some(PartitionError::Removed),
+        }
+    }
+
+    /// After the last record that is written or staged.
+    fn staged_end(&self) -> Offset {
+        let written = self.active.as_ref().map(|active| active.next);
+        let batches = self.staged.batches.last().map(|(h, _)| h.next_offset());
+        let open = &self.staged.open;
+        let open = open
+            .as_ref()
+            .map(|open| open.base.plus(open.builder.len() as i64));
+        open.or(batches)
+            .or(written)
+            .unwrap_or_else(|| self.shared.ends().log_end)
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.active.as_ref().is_some_and(Active::is_dirty)
+    }
+
+    /// What the next sync round does for this partition.
+    pub(crate) fn sync_job(&mut self) -> Option<SyncJob> {
+        self.sync_wanted = false;
+        let active = self.active.as_ref().filter(|active| active.is_dirty())?;
+        Some(SyncJob {
+            slot: self.slot,
+            segment: active.segment.clone(),
+            file: active.file.clone(),
+            upto: active.next,
+            position: active.position,
+        })
+    }
+
+    pub(crate) fn want_sync(&mut self, core: &mut Core) {
+        if !self.sync_wanted {
+            self.sync_wanted = true;
+            core.syncs.want(self.slot);
+        }
+    }
+
+    /// Asks for a sync of what was just written, as the flush policy says.
+    fn schedule_sync(&mut self, core: &mut Core) {
+        let Some(active) = self.active.as_ref().filter(|active| active.is_dirty()) else {
+            return;
+        };
+        let dirty_bytes = active.position - active.synced_position;
+        match self.settings.flush {
+            Flush::Always => self.want_sync(core),
+            Flush::Interval if dirty_bytes >= core.options.flush_interval_bytes => {
+                self.want_sync(core);
+            }
+            Flush::Interval if !self.interval_armed => {
+                self.interval_armed = true;
+                core.syncs
+                    .arm(core.now + core.options.flush_interval, self.slot);
+            }
+            Flush::Interval => {}
+            Flush::Os if self.waiters.is_empty() => {}
+            Flush::Os => self.want_sync(core),
+        }
+    }
+
+    /// The timer of [`Flush::Interval`] has run out.
+    pub(crate) fn interval_over(&mut self, core: &mut Core) {
+        self.interval_armed = false;
+        if self.is_dirty() {
+            self.want_sync(core);
+        }
+    }
+
+    /// A sync round has succeeded for this partition.
+    pub(crate) fn synced(&mut self, core: &mut Core, job: &SyncJob) {
+        let Some(active) = &mut self.active else {
+            return;
+        };
+        if active.segment.id != job.segment.id || job.position <= active.synced_position {
+            return;
+        }
+        active.synced = job.upto;
+        active.synced_position = job.position;
+        core.note_synced(self.shared.id, active);
+        {
+            let mut state = self.shared.state.write();
+            state.ends.synced_end = job.upto;
+            if self.settings.flush == Flush::Always {
+                state.ends.committed_end = state.ends.committed_end.max(job.upto);
+            }
+        }
+        self.release_waiters(core);
+        self.shared.wake();
+        if !self.waiters.is_empty() {
+            self.want_sync(core);
+        } else {
+            self.schedule_sync(core);
+        }
+    }
+
+    /// Completes those whose wait is over, in order.
+    fn release_waiters(&mut self, core: &Core) {
+        let Some(active) = &self.active else {
+            return;
+        };
+        let mut observed = None;
+        while self.waiters.front().is_some_and(|w| w.end <= active.synced) {
+            let Some(waiter) = self.waiters.pop_front() else {
+                break;
+            };
+            // Those that were taken out of the inbox together count once.
+            if observed != Some(waiter.since) {
+                observed = Some(waiter.since);
+                let seconds = core.now.saturating_sub(waiter.since).as_secs_f64();
+                core.metrics.durable_seconds.observe(seconds);
+            }
+            match waiter.what {
+                Waiting::Append(ticket, appended) => finish(ticket, Ok(appended)),
+                Waiting::Flush(reply) => {
+                    let _ = reply.send(Ok(active.synced));
+                }
+                Waiting::Freeze(reply) => {
+                    let _ = reply.send(Ok(active.freeze()));
+                }
+            }
+        }
+    }
+
+    /// Fails everything that waits.
+    pub(crate) fn fail_all(&mut self, error: PartitionError) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            match waiter.what {
+                Waiting::Append(ticket, _) => finish(ticket, Err(error.into())),
+                Waiting::Flush(reply) => {
+                    let _ = reply.send(Err(error));
+                }
+                Waiting::Freeze(reply) => {
+                    let _ = reply.send(Err(error));
+                }
+            }
+        }
+        for queued in self.gate.take() {
+            match queued {
+                Queued::Append(message) => message.fail(error.into()),
+                Queued::Flush(reply) => {
+                    let _ = reply.send(Err(error));
+                }
+            }
+        }
+    }
+
+    /// The file that lets the next start take the active segment as it is.
+    pub(crate) fn snapshot(&self, run_id: u128) -> Option<(PathBuf, Vec<u8>)> {
+        let dedupe = self.shared.dedupe.lock();
+        self.active.as_ref()?.snapshot(&dedupe, run_id)
+    }
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// Queues an append, or refuses it: it waits in the inbox's room, which others need too.
+    fn push(&mut self, message: AppendMessage, bytes_max: usize) {
+        let bytes = self.bytes + message.bytes();
+        if self.overflowed || (bytes > bytes_max && !self.queue.is_empty()) {
+            self.overflowed = true;
+            message.fail(AppendError::WouldBlock);
+            return;
+        }
+        self.bytes = bytes;
+        self.queue.push_back(Queued::Append(message));
+    }
+
+    fn take(&mut self) -> VecDeque<Queued> {
+        self.bytes = 0;
+        self.overflowed = false;
+        std::mem::take(&mut self.queue)
+    }
+}

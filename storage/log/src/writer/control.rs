@@ -1,0 +1,129 @@
+//! What a partition is told besides appends. Everything staged has been written before.
+
+use tokio::sync::oneshot;
+
+use super::{Queued, Waiter, Waiting, Writer};
+use crate::{
+    active::{Active, Frozen},
+    error::PartitionError,
+    inbox::{FlushSender, finish},
+    shard::Core,
+    spec::{Flush, PartitionSettings},
+};
+
+// === impl Writer ===
+
+impl Writer {
+    /// Answers when everything appended before is synced.
+    pub(crate) fn flush(&mut self, core: &mut Core, reply: FlushSender) {
+        if let Some(error) = self.refusal(core) {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        if self.gate.closed && !self.gate.queue.is_empty() {
+            self.gate.queue.push_back(Queued::Flush(reply));
+            return;
+        }
+        match &self.active {
+            Some(active) if active.is_dirty() => {
+                let end = active.next;
+                self.wait_for_sync(core, end, Waiting::Flush(reply));
+            }
+            Some(active) => {
+                let _ = reply.send(Ok(active.synced));
+            }
+            None => {
+                let _ = reply.send(Ok(self.shared.ends().synced_end));
+            }
+        }
+    }
+
+    /// Closes the gate; answers when the active segment is synced. May be asked again.
+    pub(crate) fn freeze(
+        &mut self,
+        core: &mut Core,
+        reply: oneshot::Sender<Result<Frozen, PartitionError>>,
+    ) {
+        if let Some(error) = self.refusal(core) {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let Some(active) = &self.active else {
+            let _ = reply.send(Err(PartitionError::NoActiveSegment));
+            return;
+        };
+        self.gate.closed = true;
+        if active.is_dirty() {
+            let end = active.next;
+            self.wait_for_sync(core, end, Waiting::Freeze(reply));
+        } else {
+            let _ = reply.send(Ok(active.freeze()));
+        }
+    }
+
+    /// Opens the gate on the next segment.
+    pub(crate) fn install(&mut self, core: &mut Core, active: Active) {
+        assert!(self.gate.closed, "a segment is replaced only while frozen");
+        assert!(!self.is_dirty(), "a segment is left only when it is synced");
+        // Whoever waits for what is synced already must not wait for the next segment.
+        self.release_waiters(core);
+        assert_eq!(
+            active.next,
+            self.shared.ends().log_end,
+            "the next segment begins where the last one ends"
+        );
+        self.shared
+            .replace_last(&core.files, active.segment.clone());
+        core.note_synced(self.shared.id, &active);
+        self.active = Some(active);
+        self.roll_told = false;
+        self.thaw(core);
+    }
+
+    /// Opens the gate, if there is a segment to write to, and lets in what has waited.
+    pub(crate) fn thaw(&mut self, core: &mut Core) {
+        if self.active.is_none() {
+            return;
+        }
+        self.gate.closed = false;
+        self.roll_told = false;
+        for queued in self.gate.take() {
+            match queued {
+                Queued::Append(message) => self.stage(core, message),
+                Queued::Flush(reply) => {
+                    self.commit(core);
+                    self.flush(core, reply);
+                }
+            }
+        }
+        self.commit(core);
+        self.shared.wake();
+    }
+
+    /// Takes over settings. What has been acknowledged or read stays so.
+    pub(crate) fn set_settings(&mut self, core: &mut Core, settings: PartitionSettings) {
+        self.settings = settings;
+        if settings.flush == Flush::Always {
+            self.schedule_sync(core);
+            return;
+        }
+        {
+            let mut state = self.shared.state.write();
+            state.ends.committed_end = state.ends.log_end;
+        }
+        for waiter in std::mem::take(&mut self.waiters) {
+            match waiter.what {
+                Waiting::Append(ticket, appended) => finish(ticket, Ok(appended)),
+                Waiting::Flush(_) | Waiting::Freeze(_) => self.waiters.push_back(waiter),
+            }
+        }
+        self.shared.wake();
+        self.schedule_sync(core);
+    }
+
+    fn wait_for_sync(&mut self, core: &mut Core, end: mainstem_record::Offset, what: Waiting) {
+        let since = core.now;
+        self.waiters.push_back(Waiter { end, since, what });
+        self.want_sync(core);
+    }
+}
