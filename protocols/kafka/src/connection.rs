@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, APIS},
+    api,
     chain::Chain,
     context::{Call, Context},
     frame::{Frame, FrameError, FrameLimits, FrameReader, RequestMemory},
@@ -40,6 +40,8 @@ use crate::{
 
 /// The most requests of a connection that wait for their responses to be written.
 const RESPONSES_WAITING_MAX: usize = 128;
+/// What is kept of a client id, for as long as its connection lives.
+const CLIENT_ID_BYTES_MAX: usize = 1024;
 /// Responses are gathered up to this size before they are written.
 const GATHER_BYTES_MAX: usize = 256 << 10;
 
@@ -147,8 +149,9 @@ pub(crate) async fn serve(context: Arc<Context>, connection: Connection) {
 
 fn report(shared: &Shared, end: &End, connection: u64) {
     let reason = match end {
-        End::Drain
-        | End::Frame(FrameError::Closed | FrameError::Truncated | FrameError::Io(_)) => None,
+        End::Drain | End::Frame(FrameError::Closed | FrameError::Truncated | FrameError::Io(_)) => {
+            None
+        }
         End::Frame(FrameError::Idle) => Some(Closed::Idle),
         End::Frame(FrameError::Stalled) => Some(Closed::Stalled),
         End::Frame(FrameError::Length(_)) => Some(Closed::Malformed),
@@ -197,16 +200,16 @@ async fn read_requests<R: AsyncRead + Unpin>(
     }
 }
 
-async fn serve_request(
-    shared: &Shared,
-    frame: Frame,
-    caller: &mut Caller,
-) -> Result<Waiting, End> {
+async fn serve_request(shared: &Shared, frame: Frame, caller: &mut Caller) -> Result<Waiting, End> {
     let context = &shared.context;
     let began = context.env.now();
     let Frame { bytes, mut memory } = frame;
     let prefix = Prefix::parse(&bytes)?;
-    let Prefix { key, version, correlation } = prefix;
+    let Prefix {
+        key,
+        version,
+        correlation,
+    } = prefix;
     let unsupported = DecodeError::Unsupported { key, version };
     let (api, entry) = api::find(key).ok_or_else(|| unsupported.clone())?;
     context.metrics.began(api);
@@ -214,21 +217,37 @@ async fn serve_request(
     if !produce {
         shared.in_flight.idle().await;
     }
-    let waiting = |served, memory| Waiting { api, began, served, memory };
+    let waiting = |served, memory| Waiting {
+        api,
+        began,
+        served,
+        memory,
+    };
     if !entry.serves(version) {
         let chain = handlers::api_versions::fallback(entry, correlation).ok_or(unsupported)?;
-        context.metrics.error(api, mainstem_broker::ErrorCode::UnsupportedVersion);
+        context
+            .metrics
+            .error(api, mainstem_broker::ErrorCode::UnsupportedVersion);
         return Ok(waiting(Served::ready(Outcome::Send(chain)), memory));
     }
     let header = Header::parse(entry, version, &bytes)?;
-    if *caller.client_id != *header.client_id {
+    let client_id = header.client_id;
+    let client_id = &client_id[..client_id.floor_char_boundary(CLIENT_ID_BYTES_MAX)];
+    if *caller.client_id != *client_id {
         // A copy: the caller outlives the frame.
-        caller.client_id = Arc::from(header.client_id);
+        caller.client_id = Arc::from(client_id);
     }
+    tracing::debug!(api = entry.name, version, client = %caller.client_id, "kafka request");
     let body = bytes.slice(header.body);
     let cost = crate::bounded::check(entry, version, &body)?;
     memory.grow(cost).await;
-    let call = Call { context, caller, api, version, drain: &shared.drain };
+    let call = Call {
+        context,
+        caller,
+        api,
+        version,
+        drain: &shared.drain,
+    };
     let served = if produce {
         let frame_bytes = bytes.len();
         drop(bytes);
@@ -305,7 +324,10 @@ impl Gathered {
         output: &mut W,
     ) -> std::io::Result<()> {
         let written = self.chain.write(&shared.context.env, output).await;
-        if written.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut) {
+        if written
+            .as_ref()
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+        {
             shared.context.metrics.closed(Closed::Stalled);
         }
         shared.in_flight.remove(self.held.len());
@@ -355,6 +377,3 @@ impl InFlight {
         }
     }
 }
-
-/// The table is small and fixed, so that a place in it is always valid.
-const _: () = assert!(!APIS.is_empty());

@@ -310,7 +310,10 @@ mod tests {
         let pool = MemoryPool::new(256 << 20);
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let mut frames = FrameReader::new(Env::real(), server, LIMITS, pool.clone());
-        client.write_all(&(100i32 << 20).to_be_bytes()).await.expect("write");
+        client
+            .write_all(&(100i32 << 20).to_be_bytes())
+            .await
+            .expect("write");
         client.write_all(&[0; 10]).await.expect("write");
         let mut next = Box::pin(frames.next());
         tokio::select! {
@@ -345,6 +348,44 @@ mod tests {
         let mut late = FrameReader::new(Env::real(), &bytes[..], LIMITS, pool.clone());
         let frame = late.next().await.expect("the overdraft carries one frame");
         assert_eq!(frame.bytes.len(), body.len());
+    }
+
+    /// A clock on which every wait is over at once.
+    struct Impatient;
+
+    impl mainstem_env::Clock for Impatient {
+        fn now(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn wall_ms(&self) -> i64 {
+            0
+        }
+
+        fn sleep(&self, _: Duration) -> mainstem_env::BoxFuture<'static, ()> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn silence_between_frames_and_within_them_has_its_end() {
+        let pool = MemoryPool::new(1 << 20);
+        let bytes = framed(&[1; 20]);
+        for sent in [0, 2, 4, 23, 24] {
+            let (mut client, server) = tokio::io::duplex(1 << 10);
+            let env = Env {
+                clock: Arc::new(Impatient),
+                ..Env::real()
+            };
+            let mut frames = FrameReader::new(env, server, LIMITS, pool.clone());
+            client.write_all(&bytes[..sent]).await.expect("write");
+            match (sent, frames.next().await) {
+                (0, Err(FrameError::Idle)) => {}
+                (2..=23, Err(FrameError::Stalled)) => {}
+                (24, Ok(frame)) => assert_eq!(frame.bytes, [1; 20][..]),
+                (sent, result) => panic!("{sent} bytes: {:?}", result.map(|frame| frame.bytes)),
+            }
+        }
     }
 
     #[test]

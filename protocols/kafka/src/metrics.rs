@@ -74,8 +74,10 @@ impl Closed {
 impl Metrics {
     /// Registers all metrics of the protocol.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let requests = IntCounterVec::new(
-            Opts::new("mainstem_kafka_requests_total", "Kafka requests, by API."),
+        let requests = labelled(
+            registry,
+            "mainstem_kafka_requests_total",
+            "Kafka requests, by API.",
             &["api"],
         )?;
         let seconds = HistogramVec::new(
@@ -87,24 +89,7 @@ impl Metrics {
             .buckets(LATENCY_BUCKETS_S.to_vec()),
             &["api"],
         )?;
-        let errors = IntCounterVec::new(
-            Opts::new(
-                "mainstem_kafka_request_errors_total",
-                "Error codes in responses to Kafka requests, by API and code.",
-            ),
-            &["api", "code"],
-        )?;
-        let closed = IntCounterVec::new(
-            Opts::new(
-                "mainstem_kafka_closed_total",
-                "Kafka connections that the broker closed, by reason.",
-            ),
-            &["reason"],
-        )?;
-        registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
-        registry.register(Box::new(errors.clone()))?;
-        registry.register(Box::new(closed.clone()))?;
         let produce_durable = Histogram::with_opts(
             HistogramOpts::new(
                 "mainstem_produce_durable_seconds",
@@ -120,10 +105,26 @@ impl Metrics {
         )?;
         registry.register(Box::new(fetch_sessions.clone()))?;
         Ok(Self {
-            requests: APIS.iter().map(|api| requests.with_label_values(&[api.name])).collect(),
-            seconds: APIS.iter().map(|api| seconds.with_label_values(&[api.name])).collect(),
-            errors,
-            closed,
+            requests: APIS
+                .iter()
+                .map(|api| requests.with_label_values(&[api.name]))
+                .collect(),
+            seconds: APIS
+                .iter()
+                .map(|api| seconds.with_label_values(&[api.name]))
+                .collect(),
+            errors: labelled(
+                registry,
+                "mainstem_kafka_request_errors_total",
+                "Error codes in responses to Kafka requests, by API and code.",
+                &["api", "code"],
+            )?,
+            closed: labelled(
+                registry,
+                "mainstem_kafka_closed_total",
+                "Kafka connections that the broker closed, by reason.",
+                &["reason"],
+            )?,
             produced_bytes: flow(
                 registry,
                 "mainstem_produced_bytes_total",
@@ -175,6 +176,17 @@ impl Metrics {
     }
 }
 
+fn labelled(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(counters)
+}
+
 /// A counter that the other protocol has too, each with its own constant label.
 fn flow(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
     let counter = IntCounter::with_opts(Opts::new(name, help).const_label("protocol", "kafka"))?;
@@ -195,6 +207,10 @@ mod tests {
         metrics.error(0, ErrorCode::CorruptMessage);
         metrics.closed(Closed::Idle);
         let families = registry.gather();
-        assert!(families.iter().all(|family| family.name().starts_with("mainstem_")));
+        assert!(
+            families
+                .iter()
+                .all(|family| family.name().starts_with("mainstem_"))
+        );
     }
 }

@@ -96,18 +96,13 @@ impl<'a> Reader<'a> {
     /// The next `count` bytes.
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
         let end = self.at.checked_add(count).ok_or(DecodeError::Truncated)?;
-        let taken = self
-            .bytes
-            .get(self.at..end)
-            .ok_or(DecodeError::Truncated)?;
+        let taken = self.bytes.get(self.at..end).ok_or(DecodeError::Truncated)?;
         self.at = end;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        self.take(N)?
-            .try_into()
-            .map_err(|_| DecodeError::Truncated)
+        self.take(N)?.try_into().map_err(|_| DecodeError::Truncated)
     }
 
     /// A byte.
@@ -229,10 +224,7 @@ mod tests {
 
     #[test]
     fn overlong_and_oversized_varints_are_refused() {
-        assert_eq!(
-            Reader::new(&[0x80; 6]).varint(),
-            Err(DecodeError::Varint)
-        );
+        assert_eq!(Reader::new(&[0x80; 6]).varint(), Err(DecodeError::Varint));
         assert_eq!(
             Reader::new(&[0xff, 0xff, 0xff, 0xff, 0x7f]).varint(),
             Err(DecodeError::Varint)

@@ -338,7 +338,6 @@ impl Broker {
                 tracing::warn!(topic = %topic.name, partition = index.0, %error, "files left");
             }
         }
-        self.groups.topic_deleted(&topic).await;
         tracing::info!(topic = %topic.name, "topic deleted");
         Ok(topic)
     }

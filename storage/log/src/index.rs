@@ -107,8 +107,8 @@ impl Index {
         self.entries.capacity() * size_of::<Entry>() + size_of::<Self>()
     }
 
-    /// A position at or before the batch that holds `offset`.
-    pub(crate) fn by_offset(&self, offset: Offset) -> u64 {
+    /// Position and offset of a batch at or before the one that holds `offset`.
+    pub(crate) fn by_offset(&self, offset: Offset) -> (u64, Offset) {
         let relative = offset.0.saturating_sub(self.base.0);
         let after = self
             .entries
@@ -116,8 +116,9 @@ impl Index {
         self.entry_before(after)
     }
 
-    /// A position at or before the first batch with a timestamp of at least `at_least`.
-    pub(crate) fn by_timestamp(&self, at_least: TimestampMs) -> u64 {
+    /// Position and offset of a batch at or before the first one with a timestamp of at least
+    /// `at_least`.
+    pub(crate) fn by_timestamp(&self, at_least: TimestampMs) -> (u64, Offset) {
         let after = self
             .entries
             .partition_point(|entry| entry.max_before < at_least.0);
@@ -134,10 +135,11 @@ impl Index {
             .map(|entry| self.base.plus(i64::from(entry.offset)))
     }
 
-    fn entry_before(&self, after: usize) -> u64 {
-        after
-            .checked_sub(1)
-            .and_then(|at| self.entries.get(at))
-            .map_or(0, |entry| u64::from(entry.position))
+    fn entry_before(&self, after: usize) -> (u64, Offset) {
+        let entry = after.checked_sub(1).and_then(|at| self.entries.get(at));
+        entry.map_or((0, self.base), |entry| {
+            let offset = self.base.plus(i64::from(entry.offset));
+            (u64::from(entry.position), offset)
+        })
     }
 }

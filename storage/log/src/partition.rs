@@ -1,6 +1,7 @@
 //! The handle of a partition.
 
 mod chain;
+mod estimate;
 mod reads;
 mod time;
 

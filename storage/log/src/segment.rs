@@ -37,8 +37,9 @@ pub(crate) struct SegmentState {
 /// Where to read in a segment.
 pub(crate) struct Located {
     pub(crate) file: Arc<dyn File>,
-    /// Where to begin.
+    /// Where to begin, and the offset of the batch that begins there.
     pub(crate) start: u64,
+    pub(crate) next: Offset,
     /// Where the readable bytes end.
     pub(crate) limit: u64,
 }
@@ -108,23 +109,27 @@ impl Segment {
         found.unwrap_or(end)
     }
 
-    fn locate(&self, files: &Files, find: impl Fn(&Index) -> u64) -> io::Result<Located> {
+    fn locate(&self, files: &Files, find: impl Fn(&Index) -> (u64, Offset)) -> io::Result<Located> {
         let limit;
         {
             let state = self.state.read();
             limit = state.bytes;
             if let Some((file, index)) = &state.open {
+                let (start, next) = find(index);
                 return Ok(Located {
                     file: file.clone(),
-                    start: find(index),
+                    start,
+                    next,
                     limit,
                 });
             }
         }
         let open = files.get(self, limit)?;
+        let (start, next) = find(&open.index);
         Ok(Located {
             file: open.file.clone(),
-            start: find(&open.index),
+            start,
+            next,
             limit,
         })
     }

@@ -62,8 +62,7 @@ class Kcat(KafkaClient):
     name = "kcat"
     writes_timestamps = False
     writes_offsets = False
-    notes = ("kcat can't set timestamps, and prints no difference between a null and an empty header",)
-    null_headers = False
+    notes = ("kcat can't set timestamps",)
 
     def produce(self, topic, records, codec="none"):
         for record in records:
@@ -120,7 +119,8 @@ class Kcat(KafkaClient):
             if len(head) > 5 and head[5]:
                 for pair in head[5].split(b","):
                     name, _, text = pair.partition(b"=")
-                    headers.append((name.decode(), text))
+                    # How it prints null.
+                    headers.append((name.decode(), None if text == b"NULL" else text))
             yield Record(key, value, tuple(headers), timestamp, partition, offset)
 
 
@@ -296,6 +296,8 @@ class Aiokafka(KafkaClient):
 
 class KafkaPython(KafkaClient):
     name = "kafka-python"
+    writes_null_headers = False
+    notes = ("kafka-python writes no null header",)
 
     def produce(self, topic, records, codec="none"):
         from kafka import KafkaProducer
@@ -493,7 +495,7 @@ class Tools:
         """Runs one tool with --bootstrap-server; `check`: it must exit 0."""
         if self.driver is None:
             self.driver = process.Driver(process.java("Tools"), self.directory / "tools.log")
-        line = ["--bootstrap-server", self.broker.bootstrap, *arguments]
+        line = [*arguments, "--bootstrap-server", self.broker.bootstrap]
         answer = self.driver.ask(limit_s=90.0, **{"class": main_class, "arguments": line})
         done = self.Done(answer["code"], base64.b64decode(answer["out"]), answer["err"])
         if check:

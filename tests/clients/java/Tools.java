@@ -20,11 +20,8 @@ import org.apache.kafka.common.utils.Exit;
 public final class Tools {
     /** What a tool's call of exit becomes. */
     private static final class Exited extends RuntimeException {
-        final int code;
-
-        Exited(int code) {
+        Exited() {
             super(null, null, false, false);
-            this.code = code;
         }
     }
 
@@ -53,6 +50,16 @@ public final class Tools {
         }
     }
 
+    /** The first exit of the running tool: some catch what we throw, and exit once more with 1. */
+    private static Integer firstCode;
+
+    private static void exit(int code) {
+        if (firstCode == null) {
+            firstCode = code;
+        }
+        throw new Exited();
+    }
+
     private static final Switch OUT = new Switch(OutputStream.nullOutputStream());
     private static final Switch ERR = new Switch(System.err);
 
@@ -63,12 +70,8 @@ public final class Tools {
         Json.object();
         System.setOut(new PrintStream(OUT, true, StandardCharsets.UTF_8));
         System.setErr(new PrintStream(ERR, true, StandardCharsets.UTF_8));
-        Exit.setExitProcedure((code, message) -> {
-            throw new Exited(code);
-        });
-        Exit.setHaltProcedure((code, message) -> {
-            throw new Exited(code);
-        });
+        Exit.setExitProcedure((code, message) -> exit(code));
+        Exit.setHaltProcedure((code, message) -> exit(code));
         var in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = in.readLine(); line != null; line = in.readLine()) {
             Json.print(run(Json.MAPPER.readTree(line)));
@@ -81,6 +84,7 @@ public final class Tools {
         var outBytes = new ByteArrayOutputStream();
         var errBytes = new ByteArrayOutputStream();
         int code = 0;
+        firstCode = null;
         OutputStream out = OUT.to(outBytes);
         OutputStream err = ERR.to(errBytes);
         try {
@@ -88,9 +92,7 @@ public final class Tools {
                     .getMethod("main", String[].class)
                     .invoke(null, (Object) arguments.toArray(String[]::new));
         } catch (InvocationTargetException error) {
-            if (error.getCause() instanceof Exited exited) {
-                code = exited.code;
-            } else {
+            if (firstCode == null) {
                 code = 1;
                 error.getCause().printStackTrace();
             }
@@ -101,7 +103,7 @@ public final class Tools {
             ERR.to(err);
         }
         ObjectNode answer = Json.object();
-        answer.put("code", code);
+        answer.put("code", firstCode == null ? code : firstCode);
         answer.put("out", Json.text(outBytes.toByteArray()));
         answer.put("err", errBytes.toString(StandardCharsets.UTF_8));
         return answer;

@@ -4,7 +4,7 @@
 const readline = require('readline');
 const { Kafka, CompressionTypes, CompressionCodecs, logLevel } = require('kafkajs');
 const snappy = require('kafkajs-snappy');
-const lz4 = require('lz4js');
+const lz4 = require('./lz4_frame.js');
 const { ZstdCodec } = require('zstd-codec');
 
 const LIMIT_MS = 20000;
@@ -18,8 +18,8 @@ const TYPES = {
 
 CompressionCodecs[CompressionTypes.Snappy] = snappy;
 CompressionCodecs[CompressionTypes.LZ4] = () => ({
-  compress: async (encoder) => Buffer.from(lz4.compress(encoder.buffer)),
-  decompress: async (buffer) => Buffer.from(lz4.decompress(buffer)),
+  compress: async (encoder) => lz4.compress(encoder.buffer),
+  decompress: async (buffer) => lz4.decompress(buffer),
 });
 CompressionCodecs[CompressionTypes.ZSTD] = () => ({
   compress: async (encoder) => Buffer.from((await zstd).compress(encoder.buffer)),

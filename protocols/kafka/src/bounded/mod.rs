@@ -47,9 +47,10 @@ pub(crate) fn check(api: &Api, version: i16, body: &[u8]) -> Result<usize, Decod
         version,
         flexible: version >= api.flexible_from,
         cost: 0,
-        cost_max: (body.len().saturating_mul(COST_FACTOR_MAX))
-            .max(COST_BYTES_FLOOR)
-            .min(COST_BYTES_MAX),
+        cost_max: body
+            .len()
+            .saturating_mul(COST_FACTOR_MAX)
+            .clamp(COST_BYTES_FLOOR, COST_BYTES_MAX),
     };
     walker.structure(api.schema)?;
     // Bytes behind the last field are left alone, as Kafka does.

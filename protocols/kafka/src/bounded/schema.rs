@@ -175,8 +175,7 @@ pub(crate) static FETCH: Struct = Struct {
     ],
 };
 
-static LIST_OFFSETS_PARTITION: Struct =
-    plain(&[all(One(I32)), from(4, One(I32)), all(One(I64))]);
+static LIST_OFFSETS_PARTITION: Struct = plain(&[all(One(I32)), from(4, One(I32)), all(One(I64))]);
 static LIST_OFFSETS_TOPIC: Struct = plain(&[all(One(Str)), all(Structs(&LIST_OFFSETS_PARTITION))]);
 pub(crate) static LIST_OFFSETS: Struct = plain(&[
     all(One(I32)),
@@ -185,11 +184,8 @@ pub(crate) static LIST_OFFSETS: Struct = plain(&[
     from(10, One(I32)),
 ]);
 
-pub(crate) static FIND_COORDINATOR: Struct = plain(&[
-    until(3, One(Str)),
-    from(1, One(I8)),
-    from(4, Many(Str)),
-]);
+pub(crate) static FIND_COORDINATOR: Struct =
+    plain(&[until(3, One(Str)), from(1, One(I8)), from(4, Many(Str))]);
 
 static JOIN_GROUP_PROTOCOL: Struct = plain(&[all(One(Str)), all(One(Bytes))]);
 pub(crate) static JOIN_GROUP: Struct = plain(&[
@@ -221,11 +217,8 @@ pub(crate) static HEARTBEAT: Struct = plain(&[
     from(3, One(Str)),
 ]);
 
-static LEAVE_GROUP_MEMBER: Struct = plain(&[
-    from(3, One(Str)),
-    from(3, One(Str)),
-    from(5, One(Str)),
-]);
+static LEAVE_GROUP_MEMBER: Struct =
+    plain(&[from(3, One(Str)), from(3, One(Str)), from(5, One(Str))]);
 pub(crate) static LEAVE_GROUP: Struct = plain(&[
     all(One(Str)),
     until(2, One(Str)),
@@ -332,13 +325,8 @@ pub(crate) static INCREMENTAL_ALTER_CONFIGS: Struct =
     plain(&[all(Structs(&INCREMENTAL_RESOURCE)), all(One(Bool))]);
 
 static ALTER_CONFIG: Struct = plain(&[all(One(Str)), all(One(Str))]);
-static ALTER_RESOURCE: Struct = plain(&[
-    all(One(I8)),
-    all(One(Str)),
-    all(Structs(&ALTER_CONFIG)),
-]);
-pub(crate) static ALTER_CONFIGS: Struct =
-    plain(&[all(Structs(&ALTER_RESOURCE)), all(One(Bool))]);
+static ALTER_RESOURCE: Struct = plain(&[all(One(I8)), all(One(Str)), all(Structs(&ALTER_CONFIG))]);
+pub(crate) static ALTER_CONFIGS: Struct = plain(&[all(Structs(&ALTER_RESOURCE)), all(One(Bool))]);
 
 pub(crate) static DESCRIBE_CLUSTER: Struct =
     plain(&[all(One(Bool)), from(1, One(I8)), from(2, One(Bool))]);
@@ -351,7 +339,6 @@ pub(crate) static INIT_PRODUCER_ID: Struct = plain(&[
 ]);
 
 static LEADER_EPOCH_PARTITION: Struct = plain(&[all(One(I32)), all(One(I32)), all(One(I32))]);
-static LEADER_EPOCH_TOPIC: Struct =
-    plain(&[all(One(Str)), all(Structs(&LEADER_EPOCH_PARTITION))]);
+static LEADER_EPOCH_TOPIC: Struct = plain(&[all(One(Str)), all(Structs(&LEADER_EPOCH_PARTITION))]);
 pub(crate) static OFFSET_FOR_LEADER_EPOCH: Struct =
     plain(&[from(3, One(I32)), all(Structs(&LEADER_EPOCH_TOPIC))]);

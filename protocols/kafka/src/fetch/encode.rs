@@ -245,36 +245,51 @@ mod tests {
         );
         let offsets = (any::<i64>(), any::<i64>(), any::<i64>());
         let diverging = proptest::option::of((0..1000i32, 0..1000i64));
-        (any::<i32>(), any::<i16>(), offsets, diverging, any::<bool>(), records).prop_map(
-            |(index, error, (hw, lso, start), diverging, aborted_list, records)| {
-                PartitionResponse {
-                    index,
-                    error,
-                    high_watermark: hw,
-                    last_stable_offset: lso,
-                    log_start: start,
-                    diverging,
-                    aborted_list,
-                    records,
-                }
-            },
+        (
+            any::<i32>(),
+            any::<i16>(),
+            offsets,
+            diverging,
+            any::<bool>(),
+            records,
         )
+            .prop_map(
+                |(index, error, (hw, lso, start), diverging, aborted_list, records)| {
+                    PartitionResponse {
+                        index,
+                        error,
+                        high_watermark: hw,
+                        last_stable_offset: lso,
+                        log_start: start,
+                        diverging,
+                        aborted_list,
+                        records,
+                    }
+                },
+            )
     }
 
     fn responses() -> impl Strategy<Value = FetchResponse> {
-        let topic = ("[a-z]{1,20}", any::<u128>(), proptest::collection::vec(partitions(), 0..4))
+        let topic = (
+            "[a-z]{1,20}",
+            any::<u128>(),
+            proptest::collection::vec(partitions(), 0..4),
+        )
             .prop_map(|(name, id, partitions)| TopicResponse {
                 name: StrBytes::from_string(name),
                 id: Uuid::from_u128(id),
                 partitions,
             });
-        (any::<i16>(), any::<i32>(), proptest::collection::vec(topic, 0..4)).prop_map(
-            |(error, session_id, topics)| FetchResponse {
+        (
+            any::<i16>(),
+            any::<i32>(),
+            proptest::collection::vec(topic, 0..4),
+        )
+            .prop_map(|(error, session_id, topics)| FetchResponse {
                 error,
                 session_id,
                 topics,
-            },
-        )
+            })
     }
 
     fn by_codec(response: &FetchResponse, version: i16) -> m::FetchResponse {
@@ -291,8 +306,9 @@ mod tests {
                 out.log_start_offset = p.log_start;
             }
             if let Some((epoch, end)) = p.diverging.filter(|_| version >= 12) {
-                out.diverging_epoch =
-                    f::EpochEndOffset::default().with_epoch(epoch).with_end_offset(end);
+                out.diverging_epoch = f::EpochEndOffset::default()
+                    .with_epoch(epoch)
+                    .with_end_offset(end);
             }
             out
         };
@@ -306,7 +322,9 @@ mod tests {
         });
         let out = m::FetchResponse::default().with_responses(topics.collect());
         match version >= 7 {
-            true => out.with_error_code(response.error).with_session_id(response.session_id),
+            true => out
+                .with_error_code(response.error)
+                .with_session_id(response.session_id),
             false => out,
         }
     }
@@ -347,7 +365,11 @@ mod tests {
             ..FetchResponse::default()
         };
         let chain = response.encode(12, 1);
-        assert!(chain.pieces().any(|piece| piece.as_ptr() == records.as_ptr()));
+        assert!(
+            chain
+                .pieces()
+                .any(|piece| piece.as_ptr() == records.as_ptr())
+        );
     }
 
     #[test]

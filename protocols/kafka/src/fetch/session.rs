@@ -131,7 +131,11 @@ impl Session {
     fn update(&mut self, wanted: Vec<Wanted>, forgotten: &[(TopicKey, i32)]) {
         for wanted in wanted {
             let key = (wanted.topic.clone(), wanted.index);
-            match self.places.get(&key).and_then(|place| self.entries.get_mut(place)) {
+            match self
+                .places
+                .get(&key)
+                .and_then(|place| self.entries.get_mut(place))
+            {
                 Some(entry) => entry.wanted = wanted,
                 None => {
                     let place = self.take_place();
@@ -177,7 +181,8 @@ impl Session {
         }
         // Who had something goes to the end, so that nobody starves behind a busy partition.
         let place = if records { self.take_place() } else { place };
-        self.places.insert((entry.wanted.topic.clone(), entry.wanted.index), place);
+        self.places
+            .insert((entry.wanted.topic.clone(), entry.wanted.index), place);
         self.entries.insert(place, entry);
         news
     }
@@ -343,7 +348,10 @@ impl Cache {
 impl Checkout {
     /// What is to be read, in this order, each with its place in the session.
     pub(crate) fn wanted(&self) -> impl Iterator<Item = (u64, &Wanted)> {
-        self.session.entries.iter().map(|(place, entry)| (*place, &entry.wanted))
+        self.session
+            .entries
+            .iter()
+            .map(|(place, entry)| (*place, &entry.wanted))
     }
 
     /// Returns the session. Of `told`, what the response has to carry is left, with the id of the
@@ -357,7 +365,8 @@ impl Checkout {
         told.retain(|(place, _, response)| session.tell(*place, response) || full);
         let id = std::mem::replace(&mut self.id, NO_SESSION);
         if id != NO_SESSION {
-            self.sessions.put_back(id, std::mem::take(&mut self.session));
+            self.sessions
+                .put_back(id, std::mem::take(&mut self.session));
         }
         (id, told)
     }

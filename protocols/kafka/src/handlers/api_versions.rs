@@ -76,7 +76,10 @@ mod tests {
 
     #[test]
     fn fallback_is_version_0_with_our_own_range() {
-        let own = APIS.iter().find(|api| api.key == ApiKey::ApiVersions).expect("served");
+        let own = APIS
+            .iter()
+            .find(|api| api.key == ApiKey::ApiVersions)
+            .expect("served");
         let mut bytes = fallback(own, 99).expect("answer").to_bytes();
         assert_eq!(bytes.get_i32() as usize, bytes.len());
         assert_eq!(bytes.get_i32(), 99);

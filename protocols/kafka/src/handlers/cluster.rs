@@ -13,6 +13,8 @@ use crate::context::Call;
 
 /// The coordinator of consumer groups, as a key type.
 const KEY_TYPE_GROUP: i8 = 0;
+/// The coordinator of transactions, as a key type.
+const KEY_TYPE_TRANSACTION: i8 = 1;
 /// The first version that asks for many keys at once (KIP-699).
 const BATCHED_FROM: i16 = 4;
 /// Brokers, as an endpoint type (KIP-919).
@@ -68,12 +70,18 @@ fn find(call: &Call<'_>, key_type: i8, key: &str) -> Found {
         host: String::new(),
         port: -1,
     };
+    if key_type == KEY_TYPE_TRANSACTION {
+        // What librdkafka and the Java client take as final: the application is told at once and
+        // does not wait for a coordinator that never comes.
+        return refused(
+            ErrorCode::TransactionalIdAuthorizationFailed,
+            "transactions are not supported yet",
+        );
+    }
     if key_type != KEY_TYPE_GROUP {
-        // Not retriable, so that an application is told at once and does not wait for a coordinator
-        // that never comes.
         return refused(
             ErrorCode::InvalidRequest,
-            "only consumer groups have coordinators here: there are no transactions yet",
+            "there is no such type of coordinator",
         );
     }
     if let Err(code) = call.broker().groups().coordinator_ready(key) {
@@ -81,7 +89,11 @@ fn find(call: &Call<'_>, key_type: i8, key: &str) -> Found {
     }
     let cluster = call.broker().cluster();
     let node = call.context.config.node_id;
-    match cluster.brokers.into_iter().find(|broker| broker.id.0 == node) {
+    match cluster
+        .brokers
+        .into_iter()
+        .find(|broker| broker.id.0 == node)
+    {
         Some(broker) => Found {
             code: ErrorCode::None,
             message: None,
@@ -140,7 +152,11 @@ pub(crate) async fn init_producer_id(
     let transactional_id = request.transactional_id.as_ref().map(|id| id.as_str());
     let result = match transactional_id {
         Some("") => Err(ErrorCode::InvalidRequest),
-        id => call.broker().init_producer_id(call.caller, id, current).await,
+        id => {
+            call.broker()
+                .init_producer_id(call.caller, id, current)
+                .await
+        }
     };
     let response = InitProducerIdResponse::default();
     match result {
@@ -162,7 +178,9 @@ mod tests {
     fn operations_are_the_bits_of_kafkas_acl_operations() {
         // CREATE 5, ALTER 7, DESCRIBE 8, CLUSTER_ACTION 9, DESCRIBE_CONFIGS 10, ALTER_CONFIGS 11,
         // IDEMPOTENT_WRITE 12.
-        let bits = [5, 7, 8, 9, 10, 11, 12].iter().fold(0, |all, bit| all | (1 << bit));
+        let bits = [5, 7, 8, 9, 10, 11, 12]
+            .iter()
+            .fold(0, |all, bit| all | (1 << bit));
         assert_eq!(CLUSTER_OPERATIONS, bits);
     }
 }

@@ -4,7 +4,8 @@ use kafka_protocol::{
     messages::{
         AlterConfigsRequest, AlterConfigsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
         IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, alter_configs_request,
-        alter_configs_response, describe_configs_request::DescribeConfigsResource,
+        alter_configs_response,
+        describe_configs_request::DescribeConfigsResource,
         describe_configs_response::{
             DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
         },
@@ -13,11 +14,9 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use mainstem_broker::{
-    AlterOp, ConfigEntry, ConfigResource, ConfigSource, ErrorCode, TopicError,
-};
+use mainstem_broker::{AlterOp, ConfigEntry, ConfigResource, ConfigSource, ErrorCode, TopicError};
 
-use super::{owned, text};
+use super::{message, owned, text};
 use crate::context::Call;
 
 /// Topics, as a resource type.
@@ -41,13 +40,14 @@ pub(crate) async fn describe(
             .with_resource_name(asked.resource_name);
         match entries {
             Ok(entries) => {
-                let configs =
-                    entries.into_iter().map(|entry| config(entry, synonyms, documentation));
+                let configs = entries
+                    .into_iter()
+                    .map(|entry| config(entry, synonyms, documentation));
                 response.with_configs(configs.collect())
             }
             Err(error) => response
                 .with_error_code(call.code(error.code))
-                .with_error_message(Some(text(error.message))),
+                .with_error_message(Some(message(error.message))),
         }
     });
     DescribeConfigsResponse::default().with_results(results.collect())
@@ -64,7 +64,8 @@ fn described(
         // As in Kafka, no keys are all keys.
         .filter(|keys| !keys.is_empty())
         .map(|keys| keys.iter().map(owned).collect());
-    call.broker().describe_configs(call.caller, &resource, keys.as_deref())
+    call.broker()
+        .describe_configs(call.caller, &resource, keys.as_deref())
 }
 
 fn config(
@@ -172,9 +173,17 @@ async fn replace(
     let mut changes: Vec<Change> = asked
         .configs
         .iter()
-        .map(|config| (owned(&config.name), AlterOp::Set, config.value.as_ref().map(owned)))
+        .map(|config| {
+            (
+                owned(&config.name),
+                AlterOp::Set,
+                config.value.as_ref().map(owned),
+            )
+        })
         .collect();
-    let present = call.broker().describe_configs(call.caller, &resource, None)?;
+    let present = call
+        .broker()
+        .describe_configs(call.caller, &resource, None)?;
     let set = |entry: &ConfigEntry| match &resource {
         ConfigResource::Topic(_) => entry.source == ConfigSource::DynamicTopic,
         ConfigResource::Broker(_) => matches!(
@@ -213,6 +222,6 @@ fn refusal(message: String) -> TopicError {
 fn told(call: &Call<'_>, result: Result<(), TopicError>) -> (i16, Option<StrBytes>) {
     match result {
         Ok(()) => (0, None),
-        Err(error) => (call.code(error.code), Some(text(error.message))),
+        Err(error) => (call.code(error.code), Some(message(error.message))),
     }
 }

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use kafka_protocol::messages::{FetchRequest, TopicName};
 use mainstem_broker::{ErrorCode, FetchPartition, Isolation, TopicRef};
 use mainstem_net::ByteLease;
-use mainstem_record::{BATCH_HEADER_BYTES, BatchHeader, LeaderEpoch, Offset, PartitionIndex, TopicId};
+use mainstem_record::{
+    BATCH_HEADER_BYTES, BatchHeader, LeaderEpoch, Offset, PartitionIndex, TopicId,
+};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -21,9 +23,9 @@ use crate::{
 
 /// The first version that names topics by id.
 const TOPIC_IDS_FROM: i16 = 13;
-/// A reader is told that nothing is there after this time at the latest, so that a connection whose
-/// client is gone does not stay for ever.
-const WAIT_MAX: Duration = Duration::from_secs(300);
+/// A reader is told that nothing is there after this time at the latest: a client that is gone is
+/// noticed only when it is answered.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// What a response may take when the memory of responses is used up: slow readers hold it, and the
 /// others go on in small steps.
 const BYTES_WHEN_SHORT: usize = 64 << 10;
@@ -66,8 +68,12 @@ pub(crate) async fn handle(
     };
     let limits = Limits {
         bytes_min: usize::try_from(request.min_bytes).unwrap_or(0),
-        bytes_max: usize::try_from(request.max_bytes.min(call.context.config.kafka.fetch_bytes_max))
-            .unwrap_or(0),
+        bytes_max: usize::try_from(
+            request
+                .max_bytes
+                .min(call.context.config.kafka.fetch_bytes_max),
+        )
+        .unwrap_or(0),
         wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX),
         isolation: match request.isolation_level {
             1 => Isolation::ReadCommitted,
@@ -79,7 +85,13 @@ pub(crate) async fn handle(
         Ok(checkout) => checkout,
         Err(code) => {
             let error = call.code(code);
-            return (FetchResponse { error, ..FetchResponse::default() }, None);
+            return (
+                FetchResponse {
+                    error,
+                    ..FetchResponse::default()
+                },
+                None,
+            );
         }
     };
     let mut poll = Poll::new(call, limits, &checkout);
@@ -111,7 +123,12 @@ fn named(request: FetchRequest, by_id: bool) -> (Vec<Wanted>, Vec<(TopicKey, i32
     let mut forgotten = Vec::new();
     for topic in request.forgotten_topics_data {
         let topic_key = key(&topic.topic, topic.topic_id);
-        forgotten.extend(topic.partitions.into_iter().map(|index| (topic_key.clone(), index)));
+        forgotten.extend(
+            topic
+                .partitions
+                .into_iter()
+                .map(|index| (topic_key.clone(), index)),
+        );
     }
     (wanted, forgotten)
 }
@@ -126,7 +143,9 @@ fn response(
     let mut last = None;
     for (_, key, partition) in told {
         metrics.fetched_bytes.inc_by(partition.bytes() as u64);
-        metrics.fetched_records.inc_by(count_records(&partition.records));
+        metrics
+            .fetched_records
+            .inc_by(count_records(&partition.records));
         match topics.last_mut().filter(|_| last.as_ref() == Some(&key)) {
             Some(topic) => topic.partitions.push(partition),
             None => {
@@ -134,12 +153,20 @@ fn response(
                     TopicKey::Name(name) => (text(&**name), Uuid::nil()),
                     TopicKey::Id(id) => (text(""), *id),
                 };
-                topics.push(TopicResponse { name, id, partitions: vec![partition] });
+                topics.push(TopicResponse {
+                    name,
+                    id,
+                    partitions: vec![partition],
+                });
                 last = Some(key);
             }
         }
     }
-    FetchResponse { error: 0, session_id, topics }
+    FetchResponse {
+        error: 0,
+        session_id,
+        topics,
+    }
 }
 
 /// The records that batch headers claim.
@@ -177,7 +204,9 @@ impl Reading {
         };
         let index = PartitionIndex(self.wanted.index);
         let epoch = LeaderEpoch(self.wanted.current_epoch);
-        self.source = call.broker().fetch_partition(call.caller, &topic, index, epoch, isolation);
+        self.source = call
+            .broker()
+            .fetch_partition(call.caller, &topic, index, epoch, isolation);
     }
 
     fn partition_bytes_max(&self) -> usize {
@@ -190,11 +219,15 @@ impl Reading {
             return 0;
         };
         let bytes = source.available_bytes(Offset(self.wanted.offset));
-        usize::try_from(bytes).unwrap_or(usize::MAX).min(self.partition_bytes_max())
+        usize::try_from(bytes)
+            .unwrap_or(usize::MAX)
+            .min(self.partition_bytes_max())
     }
 
     fn moved(&self) -> bool {
-        self.source.as_ref().is_ok_and(|source| source.high_watermark() != self.seen)
+        self.source
+            .as_ref()
+            .is_ok_and(|source| source.high_watermark() != self.seen)
     }
 
     async fn read(&mut self, call: &Call<'_>, bytes_max: usize, first: bool, aborted_list: bool) {
@@ -238,7 +271,12 @@ impl<'a> Poll<'a> {
             .wanted()
             .map(|(place, wanted)| Reading::new(call, limits.isolation, place, wanted))
             .collect();
-        Self { call, limits, readings, lease: None }
+        Self {
+            call,
+            limits,
+            readings,
+            lease: None,
+        }
     }
 
     /// Reads, and if that is not enough, waits for more until the client's time is over.
@@ -248,7 +286,10 @@ impl<'a> Poll<'a> {
             return;
         }
         let notify = Arc::new(Notify::new());
-        let sources = self.readings.iter().filter_map(|reading| reading.source.as_ref().ok());
+        let sources = self
+            .readings
+            .iter()
+            .filter_map(|reading| reading.source.as_ref().ok());
         let subscriptions: Vec<_> = sources.map(|source| source.subscribe(&notify)).collect();
         let mut deadline = self.call.context.env.sleep(self.limits.wait);
         // Subscribed first and looked second: what came in between is seen here.
@@ -266,7 +307,10 @@ impl<'a> Poll<'a> {
                 () = self.call.drain.cancelled() => break,
                 () = notify.notified() => {}
                 () = &mut deadline => {
-                    self.read_all().await;
+                    // Less than was asked for is better than nothing.
+                    if self.readings.iter().any(Reading::moved) {
+                        self.read_all().await;
+                    }
                     break;
                 }
             }
@@ -288,10 +332,13 @@ impl<'a> Poll<'a> {
     }
 
     fn is_enough(&self) -> bool {
-        let failed = |reading: &Reading| {
-            reading.response.error != 0 || reading.response.diverging.is_some()
-        };
-        let bytes: usize = self.readings.iter().map(|reading| reading.response.bytes()).sum();
+        let failed =
+            |reading: &Reading| reading.response.error != 0 || reading.response.diverging.is_some();
+        let bytes: usize = self
+            .readings
+            .iter()
+            .map(|reading| reading.response.bytes())
+            .sum();
         self.readings.is_empty()
             || bytes >= self.limits.bytes_min
             || self.readings.iter().any(failed)
@@ -305,7 +352,9 @@ impl<'a> Poll<'a> {
         let mut first = true;
         for reading in &mut self.readings {
             let bytes_max = reading.partition_bytes_max().min(remaining);
-            reading.read(self.call, bytes_max, first, aborted_list).await;
+            reading
+                .read(self.call, bytes_max, first, aborted_list)
+                .await;
             let bytes = reading.response.bytes();
             first &= bytes == 0;
             remaining = remaining.saturating_sub(bytes);
@@ -316,7 +365,9 @@ impl<'a> Poll<'a> {
     async fn lease_memory(&mut self) -> usize {
         self.lease = None;
         let available = self.readings.iter().map(Reading::available);
-        let wanted = available.fold(0, usize::saturating_add).min(self.limits.bytes_max);
+        let wanted = available
+            .fold(0, usize::saturating_add)
+            .min(self.limits.bytes_max);
         if wanted == 0 {
             return self.limits.bytes_max;
         }

@@ -3,12 +3,10 @@
 
 use kafka_protocol::messages::{
     BrokerId, MetadataRequest, MetadataResponse, TopicName,
-    metadata_response::{
-        MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
-    },
+    metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic},
 };
 use mainstem_broker::{ErrorCode, TopicRef};
-use mainstem_record::TopicId;
+use mainstem_record::{self as record, LeaderEpoch, TopicId};
 
 use super::{owned, text};
 use crate::{context::Call, handlers::cluster};
@@ -35,93 +33,59 @@ enum Asked {
     Nothing,
 }
 
-/// A topic that is not there.
-struct Missing {
-    asked: Asked,
-    code: ErrorCode,
+/// What is told of a topic.
+struct TopicFacts {
+    id: TopicId,
+    name: String,
+    internal: bool,
+    partitions: Vec<PartitionFacts>,
+}
+
+/// What is told of a partition: of its active segment, which is where it is written.
+struct PartitionFacts {
+    leader: Option<record::BrokerId>,
+    epoch: LeaderEpoch,
+    replicas: Vec<record::BrokerId>,
+    in_sync: Vec<record::BrokerId>,
 }
 
 /// Answers with the brokers, and with the topics that are asked for.
 pub(crate) async fn handle(call: &Call<'_>, request: MetadataRequest) -> MetadataResponse {
-    let may_create =
-        call.version < MAY_CREATE_FROM || request.allow_auto_topic_creation;
+    let may_create = call.version < MAY_CREATE_FROM || request.allow_auto_topic_creation;
     let topic_operations = request.include_topic_authorized_operations;
-    let cluster_operations = request.include_cluster_authorized_operations
-        && CLUSTER_OPERATIONS.contains(&call.version);
-    let asked = asked(call, request);
+    let cluster_operations =
+        request.include_cluster_authorized_operations && CLUSTER_OPERATIONS.contains(&call.version);
+    let named = asked(call, request);
+    let all = named.is_none();
+    let named = named.unwrap_or_else(|| {
+        let image = call.broker().image();
+        image.topics.values().map(|id| Asked::Id(*id)).collect()
+    });
 
-    let mut found = Vec::new();
-    match asked {
-        None => {
-            let image = call.broker().image();
-            found.extend(image.topics.values().filter_map(|id| image.topic_by_id(*id)).cloned().map(Ok));
+    let mut topics = Vec::with_capacity(named.len());
+    for asked in named {
+        let mut code = ErrorCode::None;
+        let mut found = find(call, &asked);
+        if found.is_none() && !all {
+            code = make(call, &asked, may_create).await;
+            found = find(call, &asked);
         }
-        Some(asked) => {
-            for asked in asked {
-                let image = call.broker().image();
-                let topic = match &asked {
-                    Asked::Name(name) => image.topic(name).cloned(),
-                    Asked::Id(id) => image.topic_by_id(*id).cloned(),
-                    Asked::Nothing => None,
-                };
-                found.push(match topic {
-                    Some(topic) => Ok(topic),
-                    None => match make(call, &asked, may_create).await {
-                        Ok(name) => call
-                            .broker()
-                            .image()
-                            .topic(&name)
-                            .cloned()
-                            .ok_or(Missing { asked, code: ErrorCode::LeaderNotAvailable }),
-                        Err(code) => Err(Missing { asked, code }),
-                    },
-                });
+        match found {
+            Some(topic) => {
+                let mut described = described(call, topic);
+                if topic_operations {
+                    described.topic_authorized_operations = TOPIC_OPERATIONS;
+                }
+                topics.push(described);
             }
+            // Deleted between the list and the look: not one of all topics.
+            None if all => {}
+            None if code.is_ok() => topics.push(absent(call, asked, ErrorCode::LeaderNotAvailable)),
+            None => topics.push(absent(call, asked, code)),
         }
     }
 
     let cluster = call.broker().cluster();
-    let alive = |id: mainstem_record::BrokerId| cluster.brokers.iter().any(|at| at.id == id);
-    let mut topics = Vec::with_capacity(found.len());
-    for topic in found {
-        let topic = match topic {
-            Ok(topic) => topic,
-            Err(missing) => {
-                topics.push(absent(call, missing));
-                continue;
-            }
-        };
-        let partitions = (0..).zip(topic.partitions.iter()).map(|(index, partition)| {
-            let active = partition.active();
-            let leader = active.map(|segment| segment.leader).filter(|leader| alive(*leader));
-            let code = match leader {
-                Some(_) => ErrorCode::None,
-                None => ErrorCode::LeaderNotAvailable,
-            };
-            let replicas = active.map(|segment| segment.replicas.clone()).unwrap_or_default();
-            let in_sync = active.map(|segment| segment.isr.clone()).unwrap_or_default();
-            MetadataResponsePartition::default()
-                .with_error_code(call.code(code))
-                .with_partition_index(index)
-                .with_leader_id(BrokerId(leader.map_or(-1, |leader| leader.0)))
-                .with_leader_epoch(partition.epoch().0)
-                .with_replica_nodes(replicas.iter().map(|id| BrokerId(id.0)).collect())
-                .with_isr_nodes(in_sync.iter().map(|(id, _)| BrokerId(id.0)).collect())
-                .with_offline_replicas(
-                    replicas.iter().filter(|id| !alive(**id)).map(|id| BrokerId(id.0)).collect(),
-                )
-        });
-        let mut described = MetadataResponseTopic::default()
-            .with_name(Some(TopicName(text(topic.name.as_str()))))
-            .with_topic_id(topic.id.0)
-            .with_is_internal(topic.internal)
-            .with_partitions(partitions.collect());
-        if topic_operations {
-            described.topic_authorized_operations = TOPIC_OPERATIONS;
-        }
-        topics.push(described);
-    }
-
     let brokers = cluster.brokers.iter().map(|broker| {
         MetadataResponseBroker::default()
             .with_node_id(BrokerId(broker.id.0))
@@ -137,6 +101,64 @@ pub(crate) async fn handle(call: &Call<'_>, request: MetadataRequest) -> Metadat
         response.cluster_authorized_operations = cluster::CLUSTER_OPERATIONS;
     }
     response
+}
+
+/// A topic as the metadata has it now.
+fn find(call: &Call<'_>, asked: &Asked) -> Option<TopicFacts> {
+    let image = call.broker().image();
+    let topic = match asked {
+        Asked::Name(name) => image.topic(name),
+        Asked::Id(id) => image.topic_by_id(*id),
+        Asked::Nothing => None,
+    }?;
+    let partitions = topic.partitions.iter().map(|partition| {
+        let active = partition.active();
+        PartitionFacts {
+            leader: active
+                .map(|segment| segment.leader)
+                .filter(|leader| image.brokers.contains_key(leader)),
+            epoch: partition.epoch(),
+            replicas: active
+                .map(|segment| segment.replicas.clone())
+                .unwrap_or_default(),
+            in_sync: active
+                .map(|segment| segment.isr.iter().map(|(id, _)| *id).collect())
+                .unwrap_or_default(),
+        }
+    });
+    Some(TopicFacts {
+        id: topic.id,
+        name: topic.name.clone(),
+        internal: topic.internal,
+        partitions: partitions.collect(),
+    })
+}
+
+fn described(call: &Call<'_>, topic: TopicFacts) -> MetadataResponseTopic {
+    let image = call.broker().image();
+    let ids = |brokers: &[record::BrokerId]| brokers.iter().map(|id| BrokerId(id.0)).collect();
+    let partitions = (0..).zip(&topic.partitions).map(|(index, partition)| {
+        let code = match partition.leader {
+            Some(_) => ErrorCode::None,
+            None => ErrorCode::LeaderNotAvailable,
+        };
+        let mut offline = partition.replicas.clone();
+        offline.retain(|id| !image.brokers.contains_key(id));
+        MetadataResponsePartition::default()
+            .with_error_code(call.code(code))
+            .with_partition_index(index)
+            .with_leader_id(BrokerId(partition.leader.map_or(-1, |leader| leader.0)))
+            .with_leader_epoch(partition.epoch.0)
+            .with_replica_nodes(ids(&partition.replicas))
+            .with_isr_nodes(ids(&partition.in_sync))
+            .with_offline_replicas(ids(&offline))
+    });
+    let partitions = partitions.collect();
+    MetadataResponseTopic::default()
+        .with_name(Some(TopicName(text(topic.name))))
+        .with_topic_id(topic.id.0)
+        .with_is_internal(topic.internal)
+        .with_partitions(partitions)
 }
 
 /// What is asked for; `None` is everything.
@@ -155,31 +177,31 @@ fn asked(call: &Call<'_>, request: MetadataRequest) -> Option<Vec<Asked>> {
     Some(asked.collect())
 }
 
-/// Makes a topic that was asked for by a name that is not there. Returns the name.
-async fn make(call: &Call<'_>, asked: &Asked, may_create: bool) -> Result<String, ErrorCode> {
+/// Makes a topic that was asked for by a name that is not there, if that is allowed.
+async fn make(call: &Call<'_>, asked: &Asked, may_create: bool) -> ErrorCode {
     let name = match asked {
         Asked::Name(name) => name,
-        Asked::Id(_) => return Err(ErrorCode::UnknownTopicId),
-        Asked::Nothing => return Err(ErrorCode::InvalidRequest),
+        Asked::Id(_) => return ErrorCode::UnknownTopicId,
+        Asked::Nothing => return ErrorCode::InvalidRequest,
     };
     if !is_legal_topic_name(name) {
-        return Err(ErrorCode::InvalidTopicException);
+        return ErrorCode::InvalidTopicException;
     }
     if !may_create || !call.context.config.kafka.auto_create_topics {
-        return Err(ErrorCode::UnknownTopicOrPartition);
+        return ErrorCode::UnknownTopicOrPartition;
     }
     match call.broker().auto_create_topic(call.caller, name).await {
-        Ok(topic) => Ok(topic.name.clone()),
+        Ok(_) => ErrorCode::None,
         Err(error) => {
             tracing::debug!(topic = %name, %error, "topic not created for a metadata request");
-            Err(error.code)
+            error.code
         }
     }
 }
 
-fn absent(call: &Call<'_>, missing: Missing) -> MetadataResponseTopic {
-    let topic = MetadataResponseTopic::default().with_error_code(call.code(missing.code));
-    match missing.asked {
+fn absent(call: &Call<'_>, asked: Asked, code: ErrorCode) -> MetadataResponseTopic {
+    let topic = MetadataResponseTopic::default().with_error_code(call.code(code));
+    match asked {
         Asked::Name(name) => topic.with_name(Some(TopicName(text(name)))),
         // The name is nullable from version 12 on.
         Asked::Id(id) => topic.with_name(None).with_topic_id(id.0),
@@ -213,7 +235,9 @@ mod tests {
     fn operations_are_the_bits_of_kafkas_acl_operations() {
         // READ 3, WRITE 4, CREATE 5, DELETE 6, ALTER 7, DESCRIBE 8, DESCRIBE_CONFIGS 10,
         // ALTER_CONFIGS 11.
-        let bits = [3, 4, 5, 6, 7, 8, 10, 11].iter().fold(0, |all, bit| all | (1 << bit));
+        let bits = [3, 4, 5, 6, 7, 8, 10, 11]
+            .iter()
+            .fold(0, |all, bit| all | (1 << bit));
         assert_eq!(TOPIC_OPERATIONS, bits);
     }
 

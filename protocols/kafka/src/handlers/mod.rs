@@ -26,6 +26,9 @@ use crate::{
     wire::DecodeError,
 };
 
+/// The longest message in a response.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
 /// The one place that names every request with its handler.
 macro_rules! for_each_api {
     ($with:ident) => {
@@ -146,6 +149,14 @@ impl Served {
 /// A string for a response.
 fn text(text: impl Into<String>) -> StrBytes {
     StrBytes::from_string(text.into())
+}
+
+/// A sentence for people, cut where it is longer than anybody reads: what a client sent may be in
+/// it, and old versions take no more than 32,767 bytes.
+fn message(text: impl Into<String>) -> StrBytes {
+    let mut text = text.into();
+    text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
+    StrBytes::from_string(text)
 }
 
 /// A string of a request as the broker takes it, detached from the frame.

@@ -47,7 +47,9 @@ async fn list_one(
     let epoch = LeaderEpoch(asked.current_leader_epoch);
     let result = match query(call.version, asked.timestamp) {
         Some(query) => {
-            call.broker().list_offset(call.caller, place, epoch, isolation, query).await
+            call.broker()
+                .list_offset(call.caller, place, epoch, isolation, query)
+                .await
         }
         None => Err(ErrorCode::UnsupportedVersion),
     };
@@ -55,7 +57,9 @@ async fn list_one(
         ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
     match result {
         Ok(found) => {
-            let response = response.with_timestamp(found.timestamp.0).with_offset(found.offset.0);
+            let response = response
+                .with_timestamp(found.timestamp.0)
+                .with_offset(found.offset.0);
             match call.version >= LIST_EPOCH_FROM {
                 true => response.with_leader_epoch(found.epoch.0),
                 false => response,
@@ -122,12 +126,17 @@ pub(crate) async fn delete_records(
             let name = TopicRef::Name(&topic.name);
             let place = (&name, PartitionIndex(asked.partition_index));
             let before = Offset(asked.offset);
-            let result = call.broker().delete_records(call.caller, place, before).await;
+            let result = call
+                .broker()
+                .delete_records(call.caller, place, before)
+                .await;
             let response =
                 DeleteRecordsPartitionResult::default().with_partition_index(asked.partition_index);
             partitions.push(match result {
                 Ok(low) => response.with_low_watermark(low.0),
-                Err(code) => response.with_error_code(call.code(code)).with_low_watermark(-1),
+                Err(code) => response
+                    .with_error_code(call.code(code))
+                    .with_low_watermark(-1),
             });
         }
         let response = DeleteRecordsTopicResult::default()

@@ -15,7 +15,7 @@ use kafka_protocol::{
 use mainstem_broker::{Acks, ErrorCode, ProduceError, ProduceTicket, Produced, TopicRef};
 use mainstem_record::{BATCH_HEADER_BYTES, BatchHeader, Codec, PartitionIndex};
 
-use super::text;
+use super::{message, text};
 use crate::{
     connection::{Answer, End, Outcome, Served},
     context::{Call, Context},
@@ -116,7 +116,9 @@ async fn append(
         Ok(acks) => {
             let topic = TopicRef::Name(topic);
             let index = PartitionIndex(index);
-            call.broker().produce(call.caller, &topic, index, batch, acks).await
+            call.broker()
+                .produce(call.caller, &topic, index, batch, acks)
+                .await
         }
     };
     Begun {
@@ -138,7 +140,12 @@ impl Pending {
         for (name, partitions) in std::mem::take(&mut self.topics) {
             let mut answers = Vec::with_capacity(partitions.len());
             for begun in partitions {
-                let Begun { index, bytes, records, ticket } = begun;
+                let Begun {
+                    index,
+                    bytes,
+                    records,
+                    ticket,
+                } = begun;
                 let result = match ticket {
                     Ok(ticket) => {
                         // Once the time is over, what is done still counts.
@@ -175,7 +182,9 @@ impl Pending {
     fn count(&self, bytes: usize, records: i32) {
         let metrics = &self.context.metrics;
         metrics.produced_bytes.inc_by(bytes as u64);
-        metrics.produced_records.inc_by(u64::try_from(records).unwrap_or(0));
+        metrics
+            .produced_records
+            .inc_by(u64::try_from(records).unwrap_or(0));
     }
 
     fn partition(
@@ -194,14 +203,14 @@ impl Pending {
                 let record_errors = error.record_errors.into_iter().map(|(index, message)| {
                     BatchIndexAndErrorMessage::default()
                         .with_batch_index(index)
-                        .with_batch_index_error_message(Some(text(message)))
+                        .with_batch_index_error_message(Some(super::message(message)))
                 });
                 response
                     .with_error_code(error.code.code())
                     .with_base_offset(-1)
                     .with_log_append_time_ms(-1)
                     .with_record_errors(record_errors.collect())
-                    .with_error_message(error.message.map(text))
+                    .with_error_message(error.message.map(message))
             }
         }
     }
@@ -212,7 +221,10 @@ impl Pending {
             Acks::None => return Outcome::Silent,
             Acks::All => {
                 let elapsed = self.context.env.now().saturating_sub(self.began);
-                self.context.metrics.produce_durable.observe(elapsed.as_secs_f64());
+                self.context
+                    .metrics
+                    .produce_durable
+                    .observe(elapsed.as_secs_f64());
             }
             Acks::Leader => {}
         }

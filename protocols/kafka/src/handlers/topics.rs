@@ -14,7 +14,7 @@ use mainstem_broker::{CreatedTopic, ErrorCode, NewTopicRequest, TopicError};
 use mainstem_record::{BrokerId, PartitionIndex};
 use uuid::Uuid;
 
-use super::{metadata::topic_ref, owned, text};
+use super::{message, metadata::topic_ref, owned, text};
 use crate::context::Call;
 
 /// The first version of DeleteTopics that takes ids.
@@ -28,7 +28,10 @@ pub(crate) async fn create(call: &Call<'_>, request: CreateTopicsRequest) -> Cre
     for topic in request.topics {
         if twice.contains(topic.name.as_str()) {
             // Kafka answers once for a name that is there twice.
-            if !topics.iter().any(|done: &CreatableTopicResult| done.name == topic.name) {
+            if !topics
+                .iter()
+                .any(|done: &CreatableTopicResult| done.name == topic.name)
+            {
                 let error = refusal(ErrorCode::InvalidRequest, "the topic is named twice");
                 topics.push(created(call, topic.name, Err(error)));
             }
@@ -49,7 +52,11 @@ pub(crate) async fn create(call: &Call<'_>, request: CreateTopicsRequest) -> Cre
 
 fn new_topic(topic: CreatableTopic) -> NewTopicRequest {
     let assignments = topic.assignments.into_iter().map(|assignment| {
-        let replicas = assignment.broker_ids.into_iter().map(|id| BrokerId(id.0)).collect();
+        let replicas = assignment
+            .broker_ids
+            .into_iter()
+            .map(|id| BrokerId(id.0))
+            .collect();
         (PartitionIndex(assignment.partition_index), replicas)
     });
     let configs = topic
@@ -92,7 +99,7 @@ fn created(
         }
         Err(error) => response
             .with_error_code(call.code(error.code))
-            .with_error_message(Some(text(error.message)))
+            .with_error_message(Some(message(error.message)))
             .with_num_partitions(-1)
             .with_replication_factor(-1)
             .with_configs(Some(Vec::new())),
@@ -102,7 +109,11 @@ fn created(
 /// Deletes topics by name or, from version 6 on, by id.
 pub(crate) async fn delete(call: &Call<'_>, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
     let asked: Vec<(Option<TopicName>, Uuid)> = match call.version >= DELETE_BY_ID_FROM {
-        true => request.topics.into_iter().map(|topic| (topic.name, topic.topic_id)).collect(),
+        true => request
+            .topics
+            .into_iter()
+            .map(|topic| (topic.name, topic.topic_id))
+            .collect(),
         false => {
             let names = request.topic_names.into_iter();
             names.map(|name| (Some(name), Uuid::nil())).collect()
@@ -115,7 +126,9 @@ pub(crate) async fn delete(call: &Call<'_>, request: DeleteTopicsRequest) -> Del
         let result = match (named.is_empty(), id.is_nil()) {
             // Exactly one of the two names a topic.
             (false, true) | (true, false) => {
-                call.broker().delete_topic(call.caller, &topic_ref(named, id)).await
+                call.broker()
+                    .delete_topic(call.caller, &topic_ref(named, id))
+                    .await
             }
             _ => Err(refusal(
                 ErrorCode::InvalidRequest,
@@ -131,7 +144,7 @@ pub(crate) async fn delete(call: &Call<'_>, request: DeleteTopicsRequest) -> Del
                 .with_name(name)
                 .with_topic_id(id)
                 .with_error_code(call.code(error.code))
-                .with_error_message(Some(text(error.message))),
+                .with_error_message(Some(message(error.message))),
         });
     }
     DeleteTopicsResponse::default().with_responses(responses)
@@ -149,11 +162,18 @@ pub(crate) async fn create_partitions(
             if results.iter().any(|done| done.name == topic.name) {
                 continue;
             }
-            Err(refusal(ErrorCode::InvalidRequest, "the topic is named twice"))
+            Err(refusal(
+                ErrorCode::InvalidRequest,
+                "the topic is named twice",
+            ))
         } else {
             let assignments = topic.assignments.map(|assignments| {
                 let replicas = assignments.into_iter().map(|assignment| {
-                    assignment.broker_ids.into_iter().map(|id| BrokerId(id.0)).collect()
+                    assignment
+                        .broker_ids
+                        .into_iter()
+                        .map(|id| BrokerId(id.0))
+                        .collect()
                 });
                 replicas.collect()
             });
@@ -167,7 +187,7 @@ pub(crate) async fn create_partitions(
             Ok(()) => response,
             Err(error) => response
                 .with_error_code(call.code(error.code))
-                .with_error_message(Some(text(error.message))),
+                .with_error_message(Some(message(error.message))),
         });
     }
     CreatePartitionsResponse::default().with_results(results)
@@ -183,5 +203,8 @@ fn refusal(code: ErrorCode, message: &str) -> TopicError {
 /// The names that are there more than once.
 fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> HashSet<String> {
     let mut seen = HashSet::new();
-    names.filter(|name| !seen.insert(*name)).map(str::to_owned).collect()
+    names
+        .filter(|name| !seen.insert(*name))
+        .map(str::to_owned)
+        .collect()
 }

@@ -2,7 +2,6 @@
 //! it has fired or a deadline comes before it: activity costs nothing but a time stamp.
 
 use std::{
-    future::Future,
     task::{Context as TaskContext, Poll},
     time::Duration,
 };

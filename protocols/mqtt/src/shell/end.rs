@@ -88,7 +88,7 @@ impl End {
             Self::WriteStall | Self::SlowConsumer => ReasonCode::QUOTA_EXCEEDED,
             Self::TakenOver => ReasonCode::SESSION_TAKEN_OVER,
             Self::Shutdown => ReasonCode::SERVER_SHUTTING_DOWN,
-            // A client's DISCONNECT table has no 0x88; 0x89 is the one that says "come again".
+            // DISCONNECT knows no 0x88 (table 3-13).
             Self::Unavailable => ReasonCode::SERVER_BUSY,
             Self::Internal => ReasonCode::UNSPECIFIED_ERROR,
         })
@@ -170,11 +170,14 @@ pub(crate) async fn finish(context: &Context, session: Session, remains: Remains
         end,
     } = remains;
     context.metrics.disconnected(end.label());
-    let mut writable = end != End::Lost;
-    if let Some(packet) = end.packet()
-        && packet.encode(&peer, output.tail()).is_ok()
-    {
-        context.metrics.sent(PacketType::Disconnect);
+    let mut writable = !matches!(end, End::Lost | End::WriteStall);
+    if writable && !matches!(end, End::Client { .. }) {
+        if let Some(packet) = end.packet()
+            && packet.encode(&peer, output.tail()).is_ok()
+        {
+            context.metrics.sent(PacketType::Disconnect);
+        }
+        // Acknowledgements may wait there too.
         writable = write_out(context, &mut *stream, &mut output).await;
     }
     match end.leave() {

@@ -31,12 +31,6 @@ pub(crate) struct Input {
 // === impl Input ===
 
 impl Input {
-    /// Bytes that were read ahead.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
-        Self {
-            buffer: BytesMut::from(bytes),
-        }
-    }
 
     /// Reads once, at most `bytes_max` (and [`READ_BYTES_MAX`]). 0 is the end of the stream.
     pub(crate) fn poll_fill<S: AsyncRead + Unpin + ?Sized>(

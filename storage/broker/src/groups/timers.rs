@@ -46,6 +46,7 @@ pub(crate) fn start(coordinator: &Arc<Coordinator>) {
                 .next()
                 .map_or(IDLE_SLEEP, |at| at.saturating_sub(now));
             tokio::select! {
+                biased;
                 () = task.world.stop().cancelled() => return,
                 () = earlier => {}
                 () = task.world.env().sleep(wait) => {}

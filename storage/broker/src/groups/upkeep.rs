@@ -34,6 +34,7 @@ pub(crate) fn start(coordinator: &Arc<Coordinator>) {
                 task.drop_orphans(&group).await;
             }
             tokio::select! {
+                biased;
                 () = task.world.stop().cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
             }
@@ -50,6 +51,7 @@ pub(crate) fn start(coordinator: &Arc<Coordinator>) {
 /// False when the broker ends.
 async fn sleep(coordinator: &Coordinator, duration: Duration) -> bool {
     tokio::select! {
+        biased;
         () = coordinator.world.stop().cancelled() => false,
         () = coordinator.world.env().sleep(duration) => true,
     }

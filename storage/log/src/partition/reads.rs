@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 use mainstem_env::Env;
-use mainstem_record::{BatchHeader, Offset, check_stored};
+use mainstem_record::{BatchHeader, LeaderEpoch, Offset, check_stored};
 
 use super::Tools;
 use crate::{
@@ -126,13 +126,17 @@ fn read_segment(
     };
 
     let mut reader = BatchReader::new(&*located.file, located.limit, SEEK_WINDOW_BYTES);
-    let mut position = located.start;
+    let (mut position, mut next) = (located.start, located.next);
     let first = loop {
         match reader.header(position).map_err(io)? {
-            Ok(header) if header.base_offset > from => return Err(damaged(position, None)),
-            Ok(header) if header.last_offset() >= from => break header,
-            Ok(header) => position += header.size_bytes() as u64,
-            Err(_) => return Err(damaged(position, None)),
+            Ok(header) if header.base_offset == next => {
+                if header.last_offset() >= from {
+                    break header;
+                }
+                position += header.size_bytes() as u64;
+                next = header.next_offset();
+            }
+            Ok(_) | Err(_) => return Err(damaged(position, None)),
         }
     };
     let bytes_max = read.bytes_max.min(READ_BYTES_MAX);
@@ -145,7 +149,7 @@ fn read_segment(
     };
     let stop = located.limit.min(position.saturating_add(wanted as u64));
     let bytes = read_range(&*located.file, position, stop).map_err(io)?;
-    let (length, next) = whole_batches(&bytes, first.base_offset, bound);
+    let (length, next) = whole_batches(&bytes, segment.epoch, (first.base_offset, bound));
     if length == 0 {
         return Err(damaged(position, Some(first.next_offset())));
     }
@@ -158,7 +162,11 @@ fn read_segment(
 }
 
 /// How many bytes of good batches there are that begin below `bound`, and what comes after them.
-fn whole_batches(bytes: &[u8], first: Offset, bound: Offset) -> (usize, Offset) {
+fn whole_batches(
+    bytes: &[u8],
+    epoch: LeaderEpoch,
+    (first, bound): (Offset, Offset),
+) -> (usize, Offset) {
     let mut length = 0;
     let mut next = first;
     while next < bound {
@@ -170,7 +178,9 @@ fn whole_batches(bytes: &[u8], first: Offset, bound: Offset) -> (usize, Offset) 
             break;
         };
         // What the disk has spoilt must not reach a reader that does not look at checksums.
-        if header.base_offset != next || check_stored(batch).is_err() {
+        // Offset and epoch are not covered by them.
+        let belongs = header.base_offset == next && header.leader_epoch == epoch;
+        if !belongs || check_stored(batch).is_err() {
             break;
         }
         length += batch.len();

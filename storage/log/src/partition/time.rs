@@ -159,15 +159,15 @@ fn walk(
         .locate_timestamp(files, at_least, start)
         .map_err(io)?;
     let mut reader = BatchReader::new(&*located.file, located.limit, WINDOW_BYTES);
-    let mut position = located.start;
-    let mut next = start;
+    let (mut position, mut next) = (located.start, located.next);
     while position < located.limit {
         let damaged = |next: Offset| ReadError::Damaged {
             segment: segment.id,
             base: next,
             end,
         };
-        let Ok(header) = reader.header(position).map_err(io)? else {
+        let header = reader.header(position).map_err(io)?;
+        let Some(header) = header.ok().filter(|header| header.base_offset == next) else {
             return Err(damaged(next));
         };
         if header.base_offset >= range.end {

@@ -45,7 +45,12 @@ fn answer(checkout: Checkout, high_watermark: i64, records: bool) -> (i32, Vec<i
         })
         .collect();
     let (id, told) = checkout.finish(told);
-    (id, told.into_iter().map(|(_, _, response)| response.index).collect())
+    (
+        id,
+        told.into_iter()
+            .map(|(_, _, response)| response.index)
+            .collect(),
+    )
 }
 
 #[test]
@@ -84,18 +89,29 @@ fn partitions_are_added_changed_and_forgotten() {
     let checkout = sessions
         .open(request(id, 1), changes, &[(name("t"), 0)])
         .expect("open");
-    let now: Vec<Wanted> = checkout.wanted().map(|(_, wanted)| wanted.clone()).collect();
+    let now: Vec<Wanted> = checkout
+        .wanted()
+        .map(|(_, wanted)| wanted.clone())
+        .collect();
     assert_eq!(now, [moved, wanted("u", 0)]);
 }
 
 #[test]
 fn errors_are_always_told_and_so_is_what_follows_them() {
     let sessions = sessions(10);
-    let checkout = sessions.open(request(0, 0), vec![wanted("t", 0)], &[]).expect("open");
+    let checkout = sessions
+        .open(request(0, 0), vec![wanted("t", 0)], &[])
+        .expect("open");
     let (id, _) = answer(checkout, 5, false);
     for epoch in 1..3 {
-        let checkout = sessions.open(request(id, epoch), vec![], &[]).expect("open");
-        let place = checkout.wanted().map(|(place, _)| place).next().expect("one");
+        let checkout = sessions
+            .open(request(id, epoch), vec![], &[])
+            .expect("open");
+        let place = checkout
+            .wanted()
+            .map(|(place, _)| place)
+            .next()
+            .expect("one");
         let failed = PartitionResponse::failed(0, 3);
         assert_eq!(checkout.finish(vec![(place, name("t"), failed)]).1.len(), 1);
     }
@@ -107,11 +123,22 @@ fn errors_are_always_told_and_so_is_what_follows_them() {
 fn wrong_ids_epochs_and_kinds_of_names_are_refused() {
     let sessions = sessions(10);
     let refused = |request| sessions.open(request, vec![], &[]).err();
-    assert_eq!(refused(request(9, 1)), Some(ErrorCode::FetchSessionIdNotFound));
-    let checkout = sessions.open(request(0, 0), vec![wanted("t", 0)], &[]).expect("open");
+    assert_eq!(
+        refused(request(9, 1)),
+        Some(ErrorCode::FetchSessionIdNotFound)
+    );
+    let checkout = sessions
+        .open(request(0, 0), vec![wanted("t", 0)], &[])
+        .expect("open");
     let (id, _) = answer(checkout, 5, false);
-    assert_eq!(refused(request(id, 2)), Some(ErrorCode::InvalidFetchSessionEpoch));
-    assert_eq!(refused(request(id, -5)), Some(ErrorCode::InvalidFetchSessionEpoch));
+    assert_eq!(
+        refused(request(id, 2)),
+        Some(ErrorCode::InvalidFetchSessionEpoch)
+    );
+    assert_eq!(
+        refused(request(id, -5)),
+        Some(ErrorCode::InvalidFetchSessionEpoch)
+    );
     let by_id = SessionRequest {
         by_id: true,
         ..request(id, 1)
@@ -119,19 +146,34 @@ fn wrong_ids_epochs_and_kinds_of_names_are_refused() {
     assert_eq!(refused(by_id), Some(ErrorCode::FetchSessionTopicIdError));
     // None of this has harmed it; but two requests can't have it at once.
     let first = sessions.open(request(id, 1), vec![], &[]).expect("open");
-    assert_eq!(refused(request(id, 1)), Some(ErrorCode::InvalidFetchSessionEpoch));
-    assert_eq!(refused(request(id, 2)), Some(ErrorCode::InvalidFetchSessionEpoch));
+    assert_eq!(
+        refused(request(id, 1)),
+        Some(ErrorCode::InvalidFetchSessionEpoch)
+    );
+    assert_eq!(
+        refused(request(id, 2)),
+        Some(ErrorCode::InvalidFetchSessionEpoch)
+    );
     assert_eq!(answer(first, 5, false).0, id);
     // A full request with the id ends it.
-    let again = sessions.open(request(id, -1), vec![wanted("t", 0)], &[]).expect("open");
+    let again = sessions
+        .open(request(id, -1), vec![wanted("t", 0)], &[])
+        .expect("open");
     assert_eq!(answer(again, 5, false).0, 0);
-    assert_eq!(refused(request(id, 2)), Some(ErrorCode::FetchSessionIdNotFound));
+    assert_eq!(
+        refused(request(id, 2)),
+        Some(ErrorCode::FetchSessionIdNotFound)
+    );
 }
 
 #[test]
 fn a_full_cache_gives_no_session_and_an_abandoned_one_ends() {
     let sessions = sessions(2);
-    let open = || sessions.open(request(0, 0), vec![wanted("t", 0)], &[]).expect("open");
+    let open = || {
+        sessions
+            .open(request(0, 0), vec![wanted("t", 0)], &[])
+            .expect("open")
+    };
     let first = open();
     let second = open();
     assert_eq!(answer(open(), 1, false), (0, vec![0]));
@@ -145,7 +187,9 @@ fn a_full_cache_gives_no_session_and_an_abandoned_one_ends() {
 #[test]
 fn a_session_without_partitions_ends() {
     let sessions = sessions(2);
-    let checkout = sessions.open(request(0, 0), vec![wanted("t", 0)], &[]).expect("open");
+    let checkout = sessions
+        .open(request(0, 0), vec![wanted("t", 0)], &[])
+        .expect("open");
     let (id, _) = answer(checkout, 1, false);
     let checkout = sessions
         .open(request(id, 1), vec![], &[(name("t"), 0)])

@@ -1,13 +1,11 @@
 //! ListGroups, DescribeGroups and DeleteGroups.
 
-use kafka_protocol::{
-    messages::{
-        DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
-        GroupId, ListGroupsRequest, ListGroupsResponse,
-        delete_groups_response::DeletableGroupResult,
-        describe_groups_response::{DescribedGroup, DescribedGroupMember},
-        list_groups_response::ListedGroup,
-    },
+use kafka_protocol::messages::{
+    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
+    GroupId, ListGroupsRequest, ListGroupsResponse,
+    delete_groups_response::DeletableGroupResult,
+    describe_groups_response::{DescribedGroup, DescribedGroupMember},
+    list_groups_response::ListedGroup,
 };
 use mainstem_broker::ErrorCode;
 
@@ -59,7 +57,9 @@ pub(crate) async fn describe(
             response.authorized_operations = GROUP_OPERATIONS;
         }
         let members = described.members.into_iter().map(|member| {
-            let instance_id = member.instance_id.filter(|_| call.version >= INSTANCE_IDS_FROM);
+            let instance_id = member
+                .instance_id
+                .filter(|_| call.version >= INSTANCE_IDS_FROM);
             DescribedGroupMember::default()
                 .with_member_id(text(member.member_id))
                 .with_group_instance_id(instance_id.map(text))

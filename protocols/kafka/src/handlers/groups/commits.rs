@@ -30,10 +30,7 @@ const FETCH_MEMBER_FROM: i16 = 9;
 type Asked = Option<Vec<(String, Vec<PartitionIndex>)>>;
 
 /// Commits offsets. Answered when they are durable.
-pub(crate) async fn commit(
-    call: &Call<'_>,
-    request: OffsetCommitRequest,
-) -> OffsetCommitResponse {
+pub(crate) async fn commit(call: &Call<'_>, request: OffsetCommitRequest) -> OffsetCommitResponse {
     let topics = request.topics.iter().map(|topic| CommitTopic {
         name: owned(&topic.name),
         partitions: topic
@@ -84,7 +81,13 @@ pub(crate) async fn fetch_offsets(
     let result = call
         .broker()
         .groups()
-        .fetch_offsets(call.caller, &request.group_id, None, asked.clone(), request.require_stable)
+        .fetch_offsets(
+            call.caller,
+            &request.group_id,
+            None,
+            asked.clone(),
+            request.require_stable,
+        )
         .await;
     match result {
         Ok(topics) => {
@@ -95,18 +98,21 @@ pub(crate) async fn fetch_offsets(
             OffsetFetchResponse::default().with_error_code(call.code(code))
         }
         Err(code) => {
-            let topics = asked.unwrap_or_default().into_iter().map(|(name, partitions)| {
-                let partitions = partitions.into_iter().map(|index| {
-                    OffsetFetchResponsePartition::default()
-                        .with_partition_index(index.0)
-                        .with_committed_offset(-1)
-                        .with_metadata(Some(text("")))
-                        .with_error_code(call.code(code))
+            let topics = asked
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(name, partitions)| {
+                    let partitions = partitions.into_iter().map(|index| {
+                        OffsetFetchResponsePartition::default()
+                            .with_partition_index(index.0)
+                            .with_committed_offset(-1)
+                            .with_metadata(Some(text("")))
+                            .with_error_code(call.code(code))
+                    });
+                    OffsetFetchResponseTopic::default()
+                        .with_name(TopicName(text(name)))
+                        .with_partitions(partitions.collect())
                 });
-                OffsetFetchResponseTopic::default()
-                    .with_name(TopicName(text(name)))
-                    .with_partitions(partitions.collect())
-            });
             OffsetFetchResponse::default().with_topics(topics.collect())
         }
     }
@@ -114,7 +120,11 @@ pub(crate) async fn fetch_offsets(
 
 fn asked(topics: Option<Vec<OffsetFetchRequestTopic>>) -> Asked {
     let named = topics?.into_iter().map(|topic| {
-        let indexes = topic.partition_indexes.into_iter().map(PartitionIndex).collect();
+        let indexes = topic
+            .partition_indexes
+            .into_iter()
+            .map(PartitionIndex)
+            .collect();
         (owned(&topic.name), indexes)
     });
     Some(named.collect())
@@ -141,7 +151,11 @@ async fn fetch_group(
 ) -> OffsetFetchResponseGroup {
     let asked: Asked = group.topics.map(|topics| {
         let named = topics.into_iter().map(|topic| {
-            let indexes = topic.partition_indexes.into_iter().map(PartitionIndex).collect();
+            let indexes = topic
+                .partition_indexes
+                .into_iter()
+                .map(PartitionIndex)
+                .collect();
             (owned(&topic.name), indexes)
         });
         named.collect()

@@ -12,9 +12,7 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use mainstem_broker::{
-    ErrorCode, JoinAnswer, JoinRequest, LeaveMember, SyncAnswer, SyncRequest,
-};
+use mainstem_broker::{ErrorCode, JoinAnswer, JoinRequest, LeaveMember, SyncAnswer, SyncRequest};
 
 pub(crate) use self::{
     admin::{delete, describe, list},

@@ -232,7 +232,7 @@ impl World {
         let topics: &[&str] = if topics == 0 { &["t"] } else { &["t", "u"] };
         JoinRequest {
             instance_id: instance(client).map(str::to_owned),
-            require_member_id: client % 2 == 0,
+            require_member_id: client.is_multiple_of(2),
             supports_skip_assignment: client == 4,
             ..request(&self.clients[client].member_id, topics)
         }

@@ -146,6 +146,29 @@ fn a_static_member_that_cannot_be_stored_stays_who_it_was() {
 }
 
 #[test]
+fn a_rebalance_that_begins_before_the_new_id_is_stored_takes_the_member_along() {
+    let mut bench = Bench::new(SETTINGS);
+    let ids = bench.stable(&[request("", &["t"]), static_request("i", &["t"])]);
+    let token = bench.join(&static_request("i", &["t"]));
+    bench.join(&request(&ids[0], &["t", "u"]));
+    bench.store_done(Ok(()));
+    assert_eq!(
+        bench.joined(token).generation,
+        2,
+        "not the generation that was"
+    );
+    // The same when the store fails: the rebalance stores the new id.
+    let mut bench = Bench::new(SETTINGS);
+    let ids = bench.stable(&[request("", &["t"]), static_request("i", &["t"])]);
+    let token = bench.join(&static_request("i", &["t"]));
+    bench.join(&request("", &["t"]));
+    bench.store_done(Err(ErrorCode::NotCoordinator));
+    assert!(!bench.joins.contains_key(&token));
+    bench.join(&request(&ids[0], &["t"]));
+    assert_eq!(bench.joined(token).generation, 2);
+}
+
+#[test]
 fn a_static_member_fences_its_twin_that_waits() {
     let mut bench = Bench::new(SETTINGS);
     let twin = bench.join(&static_request("i", &["t"]));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     GroupState, Machine, Settings,
-    bench::{Bench, SETTINGS, request, static_request, subscription},
+    bench::{Bench, SETTINGS, request, static_request},
 };
 use crate::{
     ErrorCode,
@@ -271,19 +271,26 @@ fn who_does_not_join_again_in_time_is_left_behind() {
 #[test]
 fn who_does_not_ask_for_its_assignment_in_time_is_removed() {
     let mut bench = Bench::new(SETTINGS);
-    bench.join(&request("", &["t"]));
-    bench.join(&request("", &["t"]));
+    for _ in 0..3 {
+        bench.join(&request("", &["t"]));
+    }
     bench.advance(6 * SECOND);
     bench.sync(("m0", None), 1, &[]);
     bench.store_done(Ok(()));
     assert_eq!(bench.machine.state(), GroupState::Stable);
-    for _ in 0..6 {
-        bench.heartbeat("m0", 1);
-        bench.heartbeat("m1", 1);
+    for round in 0..6 {
+        for id in ["m0", "m1", "m2"] {
+            assert_eq!(bench.heartbeat(id, 1), ErrorCode::None);
+        }
+        if round == 5 {
+            // Late, but in time.
+            bench.sync(("m2", None), 1, &[]);
+        }
         bench.advance(5 * SECOND);
     }
     assert_eq!(bench.heartbeat("m1", 1), ErrorCode::UnknownMemberId);
     assert_eq!(bench.heartbeat("m0", 1), ErrorCode::RebalanceInProgress);
+    assert_eq!(bench.heartbeat("m2", 1), ErrorCode::RebalanceInProgress);
 }
 
 #[test]

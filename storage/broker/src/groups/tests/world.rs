@@ -2,7 +2,7 @@
 //! topics, and a clock that the test moves.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -39,6 +39,9 @@ pub(super) struct TestWorld {
     clock: Arc<TestClock>,
     stop: CancellationToken,
     pub(super) log: Mutex<Vec<KeyValue>>,
+    /// How many turns of the scheduler the coming appends wait, before they take their place and
+    /// again before they are done; none left = no turn, one turn.
+    pub(super) delays: Mutex<VecDeque<usize>>,
     /// What the log answers instead of taking records.
     pub(super) failure: Mutex<Option<ErrorCode>>,
     /// Groups whose records wait.
@@ -82,6 +85,7 @@ impl TestWorld {
             clock,
             stop: CancellationToken::new(),
             log: Mutex::default(),
+            delays: Mutex::default(),
             failure: Mutex::default(),
             stalled: watch::channel(HashSet::new()).0,
             topics: Mutex::default(),
@@ -125,6 +129,12 @@ impl TestWorld {
             replayed.take(Offset(offset as i64), &record.key, record.value.as_deref());
         }
         Groups::with_world(self.clone(), config, Metrics::new(), replayed)
+    }
+
+    fn next_delays(&self) -> (usize, usize) {
+        let mut delays = self.delays.lock();
+        let before = delays.pop_front().unwrap_or(0);
+        (before, delays.pop_front().unwrap_or(1))
     }
 
     fn take(&self, records: Vec<KeyValue>) -> Result<Offset, ErrorCode> {
@@ -175,9 +185,10 @@ impl World for TestWorld {
         Box::pin(async move {
             let mut stalled = self.stalled.subscribe();
             let _ = stalled.wait_for(|stalled| !stalled.contains(group)).await;
+            let (before, after) = self.next_delays();
+            turns(before).await;
             let first = self.take(records)?;
-            // A later append may be done earlier.
-            tokio::task::yield_now().await;
+            turns(after).await;
             Ok(first)
         })
     }
@@ -197,7 +208,12 @@ impl World for TestWorld {
 
 /// Lets every task run until none can go on. One thread runs them all, in a fixed order.
 pub(super) async fn settle() {
-    for _ in 0..200 {
+    turns(200).await;
+}
+
+/// Lets the other tasks have `count` turns.
+pub(super) async fn turns(count: usize) {
+    for _ in 0..count {
         tokio::task::yield_now().await;
     }
 }

@@ -5,6 +5,7 @@
 //! each of them is woken once per read. A session (or share group) that has no room reads the log
 //! itself later ([`catch_up`]).
 
+mod broadcast;
 mod catch_up;
 mod follower;
 mod plan;

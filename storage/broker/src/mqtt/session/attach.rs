@@ -175,7 +175,9 @@ impl Hub {
         };
         if was_online {
             self.detach(entry);
-            entry.state.lock().epoch += 1;
+            let mut state = entry.state.lock();
+            state.epoch = next_epoch(state.epoch);
+            drop(state);
             entry.notify.notify_one();
         }
         let will = entry.state.lock().will.take();
@@ -187,7 +189,7 @@ impl Hub {
     }
 
     /// Forgets all that is known of an earlier session.
-    async fn start_anew(&self, entry: &Arc<SessionEntry>) {
+    async fn start_anew(self: &Arc<Self>, entry: &Arc<SessionEntry>) {
         let keys = {
             let mut state = entry.state.lock();
             let keys = state.durable.then(|| store::all_keys(&entry.client_id, &state));

@@ -120,12 +120,12 @@ impl Hub {
         }
     }
 
-    /// Publishes the will of an offline session, then forgets it: a crash in between publishes it
-    /// again, never not.
+    /// Publishes the will of an offline session. Its record forgets it only after that: a crash in
+    /// between publishes it again, never not.
     fn publish_pending_will(self: &Arc<Self>, entry: &Arc<SessionEntry>, epoch: u32) {
         let (will, caller) = {
-            let state = entry.state.lock();
-            (state.will.clone(), state.caller.clone())
+            let mut state = entry.state.lock();
+            (state.will.take(), state.caller.clone())
         };
         let Some(will) = will else { return };
         let (hub, entry) = (self.clone(), entry.clone());
@@ -133,11 +133,10 @@ impl Hub {
             hub.publish_will(&caller, will).await;
             let client = entry.client_id.clone();
             let forget = move |state: &mut super::State| {
-                if state.online {
-                    return Vec::new();
+                match state.online {
+                    true => Vec::new(),
+                    false => vec![store::session(&client, state)],
                 }
-                state.will = None;
-                vec![store::session(&client, state)]
             };
             // Fenced: a new connection has replaced the will already.
             let _ = hub.write(&entry, epoch, forget).await;

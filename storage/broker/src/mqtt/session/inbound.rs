@@ -81,8 +81,18 @@ pub(super) struct LaneItem {
 enum Begun {
     /// The record is stored already.
     Stored,
-    /// Append under this sequence; whether the intent must be written.
-    Append(u64, bool),
+    /// Append under this sequence.
+    Append(Turn),
+}
+
+/// How to append a QoS 2 publish.
+#[derive(Clone, Copy)]
+struct Turn {
+    sequence: u64,
+    /// The intent must be written first.
+    needs_intent: bool,
+    /// It is the first time that it comes.
+    is_first: bool,
 }
 
 /// What a failed append means to a client.
@@ -109,15 +119,15 @@ impl Session {
         let begun = match publish.qos {
             QoS::ExactlyOnce => match self.begin(publish.packet_id)? {
                 Begun::Stored => return Ok(PublishTicket(Ticket::Done)),
-                Begun::Append(sequence, needs_intent) => Some((sequence, needs_intent)),
+                Begun::Append(turn) => Some(turn),
             },
             _ => None,
         };
-        let identity = begun.map(|(sequence, _)| self.identity(sequence));
+        let identity = begun.map(|turn| self.identity(turn.sequence));
         let append = self.encode(&publish, &destination, identity).inspect_err(|_| {
             // Refused for good: it must not keep its packet id.
-            if let Some((sequence, true)) = begun {
-                self.forget(publish.packet_id, sequence);
+            if let Some(turn) = begun.filter(|turn| turn.is_first) {
+                self.forget(publish.packet_id, turn.sequence);
             }
         })?;
         if destination.is_overflow {
@@ -126,10 +136,11 @@ impl Session {
         let candidate = publish.retain.then(|| Candidate::of(&publish, &self.entry.client_id));
         match (publish.qos, begun) {
             (QoS::AtMostOnce, _) => self.append_unacked(&partition, append, candidate).await,
-            (_, Some((sequence, needs_intent))) => {
+            (_, Some(turn)) => {
+                let entry = self.entry.clone();
                 let stored =
-                    Stored { entry: self.entry.clone(), packet_id: publish.packet_id, sequence };
-                self.append_once(stored, needs_intent, (partition, append, candidate)).await
+                    Stored { entry, packet_id: publish.packet_id, sequence: turn.sequence };
+                self.append_once(stored, turn.needs_intent, (partition, append, candidate)).await
             }
             _ => {
                 let placed = self.hub.place(&partition, append, candidate).await?;
@@ -155,7 +166,9 @@ impl Session {
             qos2,
         };
         let (record, attributes) = encode(&message);
-        self.hub.append_of(destination, (record, attributes), publish.qos, qos2)
+        // What is retained must be committed before its entry is derived.
+        let qos = if publish.retain { publish.qos.max(QoS::AtLeastOnce) } else { publish.qos };
+        self.hub.append_of(destination, (record, attributes), qos, qos2)
     }
 
     /// QoS 0 is never waited for, and is shed when there is no room.
@@ -190,7 +203,11 @@ impl Session {
         if let Some(known) = state.inbound.get(&packet_id) {
             return Ok(match known.is_stored {
                 true => Begun::Stored,
-                false => Begun::Append(known.sequence, is_persistent && !known.is_intended),
+                false => Begun::Append(Turn {
+                    sequence: known.sequence,
+                    needs_intent: is_persistent && !known.is_intended,
+                    is_first: false,
+                }),
             });
         }
         if state.inbound.len() >= limit {
@@ -201,7 +218,7 @@ impl Session {
         state.publishes = state.publishes.checked_add(1).ok_or(Refusal::Quota)?;
         let fresh = Inbound { sequence, is_intended: false, is_stored: false };
         state.inbound.insert(packet_id, fresh);
-        Ok(Begun::Append(sequence, is_persistent))
+        Ok(Begun::Append(Turn { sequence, needs_intent: is_persistent, is_first: true }))
     }
 
     fn forget(&self, packet_id: u16, sequence: u64) {

@@ -67,6 +67,15 @@ impl Hub {
         self.write_durable(entry, epoch, move |state| vec![outbound(&client, state)]).await
     }
 
+    /// As [`Hub::write_outbound`], without waiting: an older checkpoint only repeats QoS 1.
+    pub(crate) async fn checkpoint_session(&self, entry: &SessionEntry, epoch: u32) {
+        let client = entry.client_id.clone();
+        let write = self.write(entry, epoch, move |state| vec![outbound(&client, state)]).await;
+        if let Err(error @ PublishError::Transient(_)) = write {
+            tracing::debug!(%error, "positions of a session not written");
+        }
+    }
+
     /// Forgets all records of a session. The caller holds `control` and has set `gone`.
     pub(crate) async fn delete_records(&self, client: &Arc<str>, keys: Vec<bytes::Bytes>) {
         let partition = self.store.partition_of(client.as_bytes());

@@ -1,0 +1,72 @@
+"""Broker CPU per GB produced and consumed with librdkafka."""
+
+from . import process, topics
+from .context import ClientError, client, say
+from .results import rows_of
+
+RECORDS = 500_000
+# Produces and consumes this much before anything counts: compilers, caches, page tables.
+WARM_UP_RECORDS = 100_000
+CLIENT_LIMIT_S = 12.0
+SECTION = "kafka-cost"
+
+
+def run(context):
+    """All columns once in every round."""
+    rows = rows_of(SECTION)
+    context.fleet.start_all()
+    for round_ in range(-1, context.rounds):
+        if round_ >= 0:
+            context.begin_round(SECTION, round_)
+        records = int((RECORDS if round_ >= 0 else WARM_UP_RECORDS) * context.scale)
+        context.revive()
+        for number, (column, (name, configs)) in enumerate(topics.POLICIES.items()):
+            broker = getattr(context.fleet, name)
+            topic = f"bench-cost-{number}-{round_ + 1}"
+            if broker is None:
+                context.cell(SECTION, column, rows, context.absent(name))
+            elif round_ < 0:
+                warm_up(context, lambda: load(broker, topic, configs, records))  # noqa: B023
+            else:
+                context.cell(SECTION, column, rows, lambda: load(broker, topic, configs, records))  # noqa: B023
+
+
+def warm_up(context, work):
+    """A run that is not counted; should it fail, the rounds will tell."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001
+        say(f"warm-up: {error!r}")
+        context.problems.append(f"{SECTION}, warm-up: {error!r}")
+
+
+def load(broker, topic, configs, records):
+    """Produces, consumes, deletes."""
+    topics.create(broker.kafka_port, topic, configs)
+    try:
+        before = process.cpu_seconds(broker.pid)
+        produced = transfer("produce", broker, topic, records)
+        between = process.cpu_seconds(broker.pid)
+        consumed = transfer("consume", broker, topic, produced["records"])
+        after = process.cpu_seconds(broker.pid)
+    finally:
+        topics.delete(broker.kafka_port, topic)
+    if consumed["records"] != produced["records"]:
+        raise ClientError(f"{produced['records']} records produced, {consumed['records']} consumed")
+    return {
+        "produced, CPU-s per GB": (between - before) / produced["bytes"] * 1e9,
+        "consumed, CPU-s per GB": (after - between) / consumed["bytes"] * 1e9,
+        "produced, MB/s": produced["bytes"] / produced["seconds"] / 1e6,
+        "consumed, MB/s": consumed["bytes"] / consumed["seconds"] / 1e6,
+        "average batch, KiB": produced["batch_bytes"] / 1024,
+    }
+
+
+def transfer(verb, broker, topic, records):
+    """One client run; every record must get through."""
+    done = client("kafka_load.py", [verb, broker.kafka_port, topic, records, CLIENT_LIMIT_S], CLIENT_LIMIT_S)
+    if done["error"]:
+        raise ClientError(f"{verb}: {done['error']}")
+    if not done["records"]:
+        raise ClientError(f"{verb}: no record within {CLIENT_LIMIT_S:g} s")
+    return done

@@ -1,0 +1,304 @@
+//! What happens when the disk fails.
+
+use std::{io, sync::Arc};
+
+use mainstem_env::Fs;
+use mainstem_log::{
+    Ack, Append, AppendError, Flush, Log, LogError, LogEvent, LogOptions, Partition,
+    PartitionError, PartitionFailure, Read, ReadError,
+};
+use mainstem_record::{Codec, Offset, TimestampMs};
+use tokio::sync::mpsc;
+
+use crate::{
+    faultfs::{FaultFs, Faults},
+    support::{
+        append, batch, batch_of, encoded, options, run, segment_spec, spec, start, values,
+    },
+};
+
+async fn open(
+    fs: &FaultFs,
+    flush: Flush,
+) -> (Log, Partition, mpsc::Receiver<LogEvent>) {
+    let fs: Arc<dyn Fs> = Arc::new(fs.clone());
+    let (log, events) = start(&fs, options()).await;
+    let partition = log.open_partition(spec(flush)).await.unwrap();
+    (log, partition, events)
+}
+
+async fn put(partition: &Partition, value: &str) -> Result<i64, AppendError> {
+    let ticket = partition.append(append(batch(&[value]))).await?;
+    Ok(ticket.await?.base_offset.0)
+}
+
+#[test]
+fn failed_sync_ends_acknowledgement_and_is_never_repeated_and_reads_go_on() {
+    run(async {
+        let fs = FaultFs::new();
+        let (log, partition, mut events) = open(&fs, Flush::Always).await;
+        assert_eq!(put(&partition, "a").await, Ok(0));
+        fs.set_faults(Faults {
+            sync: true,
+            ..Faults::default()
+        });
+        assert_eq!(put(&partition, "b").await, Err(AppendError::ShardFailed));
+        let syncs = fs.syncs();
+        // The disk works again, but what was lost on the way is not known.
+        fs.set_faults(Faults::default());
+        assert_eq!(put(&partition, "c").await, Err(AppendError::ShardFailed));
+        let written = Append::Batch {
+            batch: batch(&["d"]),
+            ack: Ack::Written,
+        };
+        assert!(matches!(
+            partition.append(written).await,
+            Err(AppendError::ShardFailed)
+        ));
+        assert_eq!(partition.flush().await, Err(PartitionError::ShardFailed));
+        assert_eq!(
+            partition.seal_begin().await.err(),
+            Some(PartitionError::ShardFailed)
+        );
+        assert_eq!(fs.syncs(), syncs);
+        assert_eq!(values(&partition).await, ["a"]);
+        assert!(matches!(events.recv().await, Some(LogEvent::ShardFailed { .. })));
+        assert_eq!(log.health().iter().filter(|h| h.failure.is_some()).count(), 1);
+        assert!(matches!(log.close().await, Err(LogError::NotClean)));
+    });
+}
+
+#[test]
+fn full_disk_refuses_the_append_and_keeps_the_rest() {
+    for kept in [0, 1, 70, 200] {
+        run(async {
+            let fs = FaultFs::new();
+            let (_log, partition, _events) = open(&fs, Flush::Os).await;
+            assert_eq!(put(&partition, "a").await, Ok(0));
+            fs.set_faults(Faults {
+                write: Some((kept, io::ErrorKind::StorageFull)),
+                ..Faults::default()
+            });
+            // Several at once share the write, and its failure.
+            let records = [("b".as_bytes().to_vec(), 1)];
+            let with_sequence = append(batch_of(&records, Some((7, 0, 0)), Codec::None));
+            let first = partition.append(with_sequence).await.unwrap();
+            let second = partition.append(append(batch(&["c"]))).await.unwrap();
+            assert_eq!(first.await, Err(AppendError::NoSpace));
+            assert_eq!(second.await, Err(AppendError::NoSpace));
+            assert!(AppendError::NoSpace.is_transient());
+            assert!(partition.producers().is_empty());
+            assert_eq!(partition.ends().log_end, Offset(1));
+            assert_eq!(put(&partition, "d").await, Ok(1));
+            assert_eq!(values(&partition).await, ["a", "d"]);
+
+            let (_log, partition, _events) = open(&fs.process_death(), Flush::Os).await;
+            assert_eq!(values(&partition).await, ["a", "d"]);
+        });
+    }
+}
+
+#[test]
+fn file_that_cannot_be_cut_back_fails_the_partition() {
+    run(async {
+        let fs = FaultFs::new();
+        let (_log, partition, mut events) = open(&fs, Flush::Os).await;
+        assert_eq!(put(&partition, "a").await, Ok(0));
+        fs.set_faults(Faults {
+            write: Some((30, io::ErrorKind::Other)),
+            set_len: true,
+            ..Faults::default()
+        });
+        let failed = put(&partition, "b").await;
+        assert_eq!(failed, Err(AppendError::Io(io::ErrorKind::Other)));
+        fs.set_faults(Faults::default());
+        assert_eq!(put(&partition, "c").await, Err(AppendError::PartitionFailed));
+        assert_eq!(values(&partition).await, ["a"]);
+        assert!(matches!(
+            events.recv().await,
+            Some(LogEvent::PartitionFailed {
+                failure: PartitionFailure::Truncate { .. },
+                ..
+            })
+        ));
+    });
+}
+
+#[test]
+fn low_space_refuses_data_before_internal_topics_and_ends_by_itself() {
+    run(async {
+        let fs = FaultFs::new();
+        let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+        let options = LogOptions {
+            low_space_bytes: 1000,
+            ..options()
+        };
+        let available = |bytes| {
+            fs.set_faults(Faults {
+                available: Some(bytes),
+                ..Faults::default()
+            });
+        };
+        let internal = || Append::Records {
+            records: vec![(encoded(b"i", &[]), TimestampMs(1))],
+            ack: Ack::Durable,
+        };
+        // A new log looks at once; the same one believes its last look for a while.
+        for (bytes, data, internals) in [(999, false, true), (249, false, false), (1000, true, true)]
+        {
+            available(bytes);
+            let (log, _events) = start(&shared, options.clone()).await;
+            let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
+            assert_eq!(put(&partition, "a").await.is_ok(), data);
+            let ticket = partition.append(internal()).await.unwrap();
+            assert_eq!(ticket.await.is_ok(), internals);
+        }
+        let (log, _events) = start(&shared, options.clone()).await;
+        let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
+        assert!(put(&partition, "a").await.is_ok());
+        available(999);
+        while put(&partition, "b").await != Err(AppendError::NoSpace) {}
+        available(1000);
+        while put(&partition, "c").await.is_err() {}
+    });
+}
+
+/// Three acknowledged batches, synced and known to be, in a log that has died uncleanly.
+async fn three_batches() -> (FaultFs, usize) {
+    let fs = FaultFs::new();
+    let (log, partition, _events) = open(&fs, Flush::Always).await;
+    for value in ["a", "b", "c"] {
+        put(&partition, value).await.unwrap();
+    }
+    // Writes the checkpoint; without the mark it is no clean stop.
+    log.close().await.unwrap();
+    let fs = fs.process_death();
+    fs.remove_file(&fs.files("clean-shutdown")[0]).unwrap();
+    (fs, batch(&["a"]).len())
+}
+
+#[test]
+fn damage_below_the_synced_point_is_reported_and_never_cut() {
+    for at in [0, 12, 17, 65] {
+        run(async {
+            let (fs, length) = three_batches().await;
+            let path = fs.files(".log")[0].clone();
+            let mut before = Vec::new();
+            fs.edit(&path, |content| {
+                content[length + at] ^= 1;
+                before = content.clone();
+            });
+            let (_log, partition, mut events) = open(&fs, Flush::Always).await;
+            let Some(LogEvent::PartitionFailed { failure, .. }) = events.recv().await else {
+                panic!("no event");
+            };
+            let position = length as u64;
+            let synced = 3 * position;
+            assert_eq!(
+                failure,
+                PartitionFailure::Damaged {
+                    path: path.clone(),
+                    position,
+                    synced
+                }
+            );
+            assert_eq!(put(&partition, "d").await, Err(AppendError::PartitionFailed));
+            let read = |from| {
+                partition.read(Read {
+                    from: Offset(from),
+                    bytes_max: 1000,
+                    at_least_one_batch: true,
+                    end: Offset(100),
+                })
+            };
+            assert_eq!(read(0).await.unwrap().next, Offset(1));
+            let Err(ReadError::Damaged { base, end, .. }) = read(1).await else {
+                panic!("not damaged");
+            };
+            assert_eq!(base, Offset(1));
+            assert!(end == Offset(2) || end == Offset(3), "{end}");
+            fs.edit(&path, |content| assert_eq!(*content, before));
+        });
+    }
+}
+
+#[test]
+fn missing_bytes_below_the_synced_point_are_damage_and_above_it_are_cut() {
+    run(async {
+        let (fs, length) = three_batches().await;
+        let path = fs.files(".log")[0].clone();
+        let torn = fs.process_death();
+        torn.edit(&path, |content| content.extend_from_slice(&[7; 40]));
+        let (_log, partition, _events) = open(&torn, Flush::Always).await;
+        assert_eq!(values(&partition).await, ["a", "b", "c"]);
+        assert_eq!(put(&partition, "d").await, Ok(3));
+
+        let short = fs.process_death();
+        short.edit(&path, |content| content.truncate(length * 2 + 5));
+        let (_log, partition, mut events) = open(&short, Flush::Always).await;
+        assert!(matches!(
+            events.recv().await,
+            Some(LogEvent::PartitionFailed { .. })
+        ));
+        assert_eq!(partition.ends().log_end, Offset(3));
+
+        let gone = fs.process_death();
+        gone.remove_file(&path).unwrap();
+        let (_log, partition, mut events) = open(&gone, Flush::Always).await;
+        assert!(matches!(
+            events.recv().await,
+            Some(LogEvent::PartitionFailed { .. })
+        ));
+        assert_eq!(put(&partition, "x").await, Err(AppendError::PartitionFailed));
+        assert!(gone.files(".log").is_empty());
+    });
+}
+
+#[test]
+fn damage_in_a_sealed_segment_spoils_that_range_only() {
+    run(async {
+        let fs = FaultFs::new();
+        let (_log, partition, _events) = open(&fs, Flush::Always).await;
+        for value in ["a", "b", "c"] {
+            put(&partition, value).await.unwrap();
+        }
+        let info = partition.seal_begin().await.unwrap();
+        assert_eq!(info.end, Offset(3));
+        partition.seal_commit(segment_spec(1, 3)).await.unwrap();
+        put(&partition, "d").await.unwrap();
+        let mut reopened = spec(Flush::Always);
+        reopened.segments[0].end = Some(Offset(3));
+        reopened.segments.push(segment_spec(1, 3));
+        let length = batch(&["a"]).len();
+        for lose_index in [false, true] {
+            for lose_file in [false, true] {
+                let fs = fs.process_death();
+                let path = fs.files(".log")[0].clone();
+                if lose_index {
+                    fs.remove_file(&fs.files(".idx")[0]).unwrap();
+                }
+                if lose_file {
+                    fs.remove_file(&path).unwrap();
+                } else {
+                    fs.edit(&path, |content| content[length + 64] ^= 1);
+                }
+                let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+                let (log, _events) = start(&shared, options()).await;
+                let partition = log.open_partition(reopened.clone()).await.unwrap();
+                let read = |from| {
+                    partition.read(Read {
+                        from: Offset(from),
+                        bytes_max: length,
+                        at_least_one_batch: true,
+                        end: Offset(100),
+                    })
+                };
+                assert!(matches!(read(1).await, Err(ReadError::Damaged { .. })));
+                assert_eq!(read(0).await.is_ok(), !lose_file);
+                assert_eq!(read(2).await.is_ok(), !lose_file);
+                assert_eq!(read(3).await.unwrap().next, Offset(4));
+                assert_eq!(put(&partition, "e").await, Ok(4));
+            }
+        }
+    });
+}

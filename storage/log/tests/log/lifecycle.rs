@@ -1,0 +1,313 @@
+//! Partitions and segments coming and going.
+
+use std::{collections::HashSet, sync::Arc};
+
+use mainstem_env::{Fs, MemFs};
+use mainstem_log::{
+    Ack, Append, AppendError, Flush, LogError, LogEvent, PartitionError, Qos2Id, QOS2_HEADER,
+    Read, ReadError, RollReason,
+};
+use mainstem_record::{Codec, Offset, TimestampMs};
+use tokio::sync::Notify;
+
+use crate::support::{
+    append, batch, batch_of, encoded, options, partition_id, run, segment_spec, settings, spec,
+    start, values,
+};
+
+fn memory() -> Arc<dyn Fs> {
+    Arc::new(MemFs::new())
+}
+
+#[test]
+fn removed_partition_answers_so_and_leaves_nothing() {
+    run(async {
+        let fs = memory();
+        let (log, _events) = start(&fs, options()).await;
+        let partition = log.open_partition(spec(Flush::Always)).await.unwrap();
+        assert!(matches!(
+            log.open_partition(spec(Flush::Always)).await,
+            Err(LogError::AlreadyOpen(_))
+        ));
+        partition.append(append(batch(&["a"]))).await.unwrap().await.unwrap();
+        let notify = Arc::new(Notify::new());
+        let _subscription = partition.subscribe(&notify);
+        // What waits fails.
+        partition.seal_begin().await.unwrap();
+        let waiting = partition.append(append(batch(&["b"]))).await.unwrap();
+        log.remove_partition(partition_id(0)).await.unwrap();
+        assert_eq!(waiting.await, Err(AppendError::Removed));
+        notify.notified().await;
+        assert!(matches!(
+            partition.append(append(batch(&["c"]))).await,
+            Err(AppendError::Removed)
+        ));
+        assert_eq!(partition.flush().await, Err(PartitionError::Removed));
+        let read = Read {
+            from: Offset(0),
+            bytes_max: 1,
+            at_least_one_batch: true,
+            end: Offset(9),
+        };
+        assert_eq!(partition.read(read).await, Err(ReadError::Removed));
+        assert!(log.partition(partition_id(0)).is_none());
+        let partition = log.open_partition(spec(Flush::Always)).await.unwrap();
+        assert_eq!(partition.ends().log_end, Offset(0));
+    });
+}
+
+#[test]
+fn directories_that_nobody_knows_are_removed() {
+    run(async {
+        let fs = memory();
+        {
+            let (log, _events) = start(&fs, options()).await;
+            for index in 0..3 {
+                let mut spec = spec(Flush::Os);
+                spec.id = partition_id(index);
+                log.open_partition(spec).await.unwrap();
+            }
+            log.close().await.unwrap();
+        }
+        let (log, _events) = start(&fs, options()).await;
+        log.open_partition(spec(Flush::Os)).await.unwrap();
+        let known = HashSet::from([partition_id(1)]);
+        assert_eq!(log.remove_unknown(&known).await.unwrap(), 1);
+        assert_eq!(log.remove_unknown(&known).await.unwrap(), 0);
+    });
+}
+
+#[test]
+fn appends_wait_through_a_seal_in_order_and_go_to_the_next_segment() {
+    run(async {
+        let fs = memory();
+        let (log, _events) = start(&fs, options()).await;
+        let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
+        partition.append(append(batch(&["a"]))).await.unwrap().await.unwrap();
+        assert_eq!(
+            partition.seal_commit(segment_spec(1, 1)).await,
+            Err(PartitionError::NotFrozen)
+        );
+        let info = partition.seal_begin().await.unwrap();
+        assert_eq!((info.end, info.bytes), (Offset(1), batch(&["a"]).len() as u64));
+        assert_eq!(partition.seal_begin().await, Ok(info));
+        let second = partition.append(append(batch(&["b"]))).await.unwrap();
+        let third = partition.append(append(batch(&["c"]))).await.unwrap();
+        assert_eq!(
+            partition.seal_commit(segment_spec(1, 5)).await,
+            Err(PartitionError::NotNext { end: Offset(1) })
+        );
+        partition.seal_commit(segment_spec(1, 1)).await.unwrap();
+        assert_eq!(second.await.unwrap().base_offset, Offset(1));
+        assert_eq!(third.await.unwrap().base_offset, Offset(2));
+        assert_eq!(values(&partition).await, ["a", "b", "c"]);
+        assert_eq!(partition.epoch(), segment_spec(1, 1).epoch);
+
+        // An empty segment leaves no trace.
+        partition.seal_begin().await.unwrap();
+        partition.seal_commit(segment_spec(2, 3)).await.unwrap();
+        let info = partition.seal_begin().await.unwrap();
+        assert_eq!((info.end, info.bytes), (Offset(3), 0));
+        partition.seal_commit(segment_spec(3, 3)).await.unwrap();
+        assert_eq!(partition.segments().len(), 3);
+        partition.append(append(batch(&["d"]))).await.unwrap().await.unwrap();
+
+        let ids: Vec<_> = partition.segments().iter().map(|s| s.id).collect();
+        assert_eq!(
+            partition.drop_segments(&ids[..1], Offset(0)).await,
+            Err(PartitionError::CannotDrop(ids[0]))
+        );
+        assert_eq!(
+            partition.drop_segments(&ids[2..], Offset(4)).await,
+            Err(PartitionError::CannotDrop(ids[2]))
+        );
+        assert!(matches!(
+            partition.set_log_start(Offset(5)).await,
+            Err(PartitionError::AboveCommitted { .. })
+        ));
+        partition.drop_segments(&ids[..1], Offset(2)).await.unwrap();
+        let read = Read {
+            from: Offset(1),
+            bytes_max: 1,
+            at_least_one_batch: true,
+            end: Offset(9),
+        };
+        assert_eq!(
+            partition.read(read).await,
+            Err(ReadError::OutOfRange {
+                log_start: Offset(2),
+                log_end: Offset(4)
+            })
+        );
+    });
+}
+
+#[test]
+fn partition_without_an_active_segment_waits_for_one() {
+    run(async {
+        let fs = memory();
+        let (log, _events) = start(&fs, options()).await;
+        let mut empty = spec(Flush::Always);
+        empty.segments.clear();
+        let partition = log.open_partition(empty).await.unwrap();
+        let ticket = partition.append(append(batch(&["a"]))).await.unwrap();
+        assert_eq!(
+            partition.seal_begin().await.err(),
+            Some(PartitionError::NoActiveSegment)
+        );
+        partition.seal_commit(segment_spec(0, 0)).await.unwrap();
+        assert_eq!(ticket.await.unwrap().base_offset, Offset(0));
+    });
+}
+
+#[test]
+fn wish_to_roll_is_told_once_per_segment() {
+    run(async {
+        let fs = memory();
+        let (log, mut events) = start(&fs, options()).await;
+        let mut spec = spec(Flush::Os);
+        spec.settings.segment_bytes = 1;
+        let partition = log.open_partition(spec).await.unwrap();
+        for _ in 0..3 {
+            partition.append(append(batch(&["a"]))).await.unwrap().await.unwrap();
+        }
+        let wish = LogEvent::RollWanted {
+            partition: partition_id(0),
+            segment: segment_spec(0, 0).id,
+            reason: RollReason::Size,
+        };
+        assert_eq!(events.try_recv(), Ok(wish));
+        assert!(events.try_recv().is_err());
+        partition.seal_begin().await.unwrap();
+        partition.seal_commit(segment_spec(1, 3)).await.unwrap();
+        assert!(events.try_recv().is_err());
+        partition.append(append(batch(&["a"]))).await.unwrap().await.unwrap();
+        assert!(events.try_recv().is_ok());
+    });
+}
+
+#[test]
+fn errors_of_sequence_hit_their_own_append_only() {
+    run(async {
+        let fs = memory();
+        let (log, _events) = start(&fs, options()).await;
+        let partition = log.open_partition(spec(Flush::Always)).await.unwrap();
+        let from = |sequence| {
+            let records = [(b"v".to_vec(), 1)];
+            append(batch_of(&records, Some((7, 1, sequence)), Codec::None))
+        };
+        // All in one drain.
+        let mut tickets = Vec::new();
+        for sequence in [0, 1, 3, 1, 2] {
+            tickets.push(partition.append(from(sequence)).await.unwrap());
+        }
+        let mut results = Vec::new();
+        for ticket in tickets {
+            results.push(ticket.await);
+        }
+        let offsets: Vec<_> = results
+            .iter()
+            .map(|r| r.map(|a| (a.base_offset.0, a.duplicate)).ok())
+            .collect();
+        assert_eq!(
+            offsets,
+            [
+                Some((0, false)),
+                Some((1, false)),
+                None,
+                Some((1, true)),
+                Some((2, false))
+            ]
+        );
+        assert!(matches!(
+            results[2],
+            Err(AppendError::OutOfOrderSequence { .. })
+        ));
+        assert!(!results[2].unwrap_err().is_transient());
+    });
+}
+
+#[test]
+fn records_of_many_clients_become_one_marked_batch_and_qos2_repeats_do_not() {
+    run(async {
+        let fs = memory();
+        let (log, _events) = start(&fs, options()).await;
+        let partition = log.open_partition(spec(Flush::Always)).await.unwrap();
+        let publish = |sequence: u64| {
+            let id = Qos2Id {
+                session: [4; 16],
+                epoch: 2,
+                sequence,
+            };
+            let header = id.to_header();
+            Append::Record {
+                record: encoded(b"v", &[(QOS2_HEADER.as_bytes(), Some(&header))]),
+                attributes: 2 << 4,
+                timestamp: TimestampMs(3),
+                qos2: Some(id),
+                ack: Ack::Durable,
+            }
+        };
+        let mut tickets = Vec::new();
+        for sequence in [5, 6, 5, 7] {
+            tickets.push(partition.append(publish(sequence)).await.unwrap());
+        }
+        let mut offsets = Vec::new();
+        for ticket in tickets {
+            let appended = ticket.await.unwrap();
+            offsets.push((appended.base_offset.0, appended.duplicate));
+        }
+        assert_eq!(offsets, [(0, false), (1, false), (-1, true), (2, false)]);
+        let batches = crate::support::read_batches(&partition, Offset(0), 1000)
+            .await
+            .unwrap();
+        assert_eq!(batches.len(), 1);
+        assert!(batches[0].0.attributes.is_mqtt());
+        assert_eq!(batches[0].0.record_count, 3);
+    });
+}
+
+#[test]
+fn change_of_flush_policy_takes_nothing_back_and_holds_for_what_follows() {
+    run(async {
+        let fs = memory();
+        let (log, _events) = start(&fs, options()).await;
+        let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
+        partition.append(append(batch(&["a"]))).await.unwrap().await.unwrap();
+        let before = partition.ends();
+        assert_eq!((before.committed_end, before.synced_end), (Offset(1), Offset(0)));
+        partition.update_settings(settings(Flush::Always)).await;
+        assert_eq!(partition.ends().committed_end, Offset(1));
+        partition.append(append(batch(&["b"]))).await.unwrap().await.unwrap();
+        assert_eq!(partition.ends().synced_end, Offset(2));
+        partition.update_settings(settings(Flush::Interval)).await;
+        partition.append(append(batch(&["c"]))).await.unwrap().await.unwrap();
+        assert_eq!(partition.ends().committed_end, Offset(3));
+        assert_eq!(partition.flush().await, Ok(Offset(3)));
+    });
+}
+
+#[test]
+fn malformed_batches_are_refused() {
+    run(async {
+        let fs = memory();
+        let (log, _events) = start(&fs, options()).await;
+        let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
+        let whole = batch(&["a"]);
+        let longer = [&whole[..], &[0]].concat();
+        for bad in [whole.slice(..60), whole.slice(..whole.len() - 1), longer.into()] {
+            assert!(matches!(
+                partition.append(append(bad)).await,
+                Err(AppendError::InvalidBatch)
+            ));
+        }
+        let none = Append::Records {
+            records: Vec::new(),
+            ack: Ack::None,
+        };
+        assert!(matches!(
+            partition.append(none).await,
+            Err(AppendError::InvalidBatch)
+        ));
+    });
+}
