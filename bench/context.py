@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import machine
 from .results import Results
-from .targets import Fleet, TargetError
+from .targets import Fleet
 
 CLIENTS = Path(__file__).parent / "clients"
 CLIENT_SLACK_S = 30.0
@@ -57,10 +57,20 @@ class Context:
         try:
             self.results.add(section, column, work())
         except Exception as error:  # noqa: BLE001 a failed cell must not end the run
-            self.results.skip(section, column, rows, error or type(error).__name__)
+            self.results.skip(section, column, rows, error or type(error).__name__, failed=True)
             self.problems.append(f"{section}, {column}, {rows[0]}: {error!r}")
             say(f"FAILED {section}, {column}, {rows[0]}: {error!r}")
         return None
+
+    def warm_up(self, section, work):
+        """A run that is not counted: compilers, caches, page tables."""
+        if self.late():
+            return
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 the rounds will tell, too
+            self.problems.append(f"{section}, warm-up: {error!r}")
+            say(f"FAILED {section}, warm-up: {error!r}")
 
     def absent(self, name):
         """Why a broker is not there."""
@@ -112,6 +122,3 @@ def output(command, limit_s):
     if done.returncode:
         raise ClientError(done.stderr.strip()[-500:] or f"exit code {done.returncode}")
     return json.loads(done.stdout)
-
-
-__all__ = ["ClientError", "Context", "TargetError", "client", "output", "say"]

@@ -1,12 +1,14 @@
 """Broker CPU per GB produced and consumed with librdkafka."""
 
+from functools import partial
+
 from . import process, topics
-from .context import ClientError, client, say
+from .context import ClientError, client
 from .results import rows_of
 
 RECORDS = 500_000
 # Produces and consumes this much before anything counts: compilers, caches, page tables.
-WARM_UP_RECORDS = 100_000
+WARM_UP_RECORDS = 300_000
 CLIENT_LIMIT_S = 12.0
 SECTION = "kafka-cost"
 
@@ -23,21 +25,11 @@ def run(context):
         for number, (column, (name, configs)) in enumerate(topics.POLICIES.items()):
             broker = getattr(context.fleet, name)
             topic = f"bench-cost-{number}-{round_ + 1}"
-            if broker is None:
-                context.cell(SECTION, column, rows, context.absent(name))
-            elif round_ < 0:
-                warm_up(context, lambda: load(broker, topic, configs, records))  # noqa: B023
-            else:
-                context.cell(SECTION, column, rows, lambda: load(broker, topic, configs, records))  # noqa: B023
-
-
-def warm_up(context, work):
-    """A run that is not counted; should it fail, the rounds will tell."""
-    try:
-        work()
-    except Exception as error:  # noqa: BLE001
-        say(f"warm-up: {error!r}")
-        context.problems.append(f"{SECTION}, warm-up: {error!r}")
+            work = partial(load, broker, topic, configs, records) if broker else context.absent(name)
+            if round_ >= 0:
+                context.cell(SECTION, column, rows, work)
+            elif broker:
+                context.warm_up(SECTION, work)
 
 
 def load(broker, topic, configs, records):

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from functools import partial
 
 from . import process, topics
 from .context import CLIENTS, ClientError, output
@@ -54,38 +55,31 @@ def run(context):
     for round_ in range(-1, context.rounds):
         if round_ >= 0:
             context.begin_round(SECTION, round_)
+        messages = int((MESSAGES if round_ >= 0 else WARM_UP_MESSAGES) * context.scale)
         for qos in range(3):
             rows = [row for row in rows_of(SECTION) if row.startswith(f"QoS {qos}")]
             for column, broker, topic in measured:
-                if isinstance(broker, str):
-                    context.cell(SECTION, column, rows, broker)
-                elif round_ < 0:
-                    load(program, broker, topic, (qos, int(WARM_UP_MESSAGES * context.scale)))
-                else:
-                    plan = (qos, int(MESSAGES * context.scale))
-                    context.cell(
-                        SECTION, column, rows,
-                        lambda b=broker, t=topic, p=plan: counted(load(program, b, t, p), p[0]),
-                    )  # fmt: skip
+                work = broker
+                if not isinstance(broker, str):
+                    work = partial(load, program, broker, topic, (qos, messages))
+                if round_ >= 0:
+                    context.cell(SECTION, column, rows, work)
+                elif callable(work):
+                    context.warm_up(SECTION, work)
 
 
 def load(program, broker, topic, plan):
-    """One run of `plan` (QoS, messages): what the program tells, and the broker's CPU-seconds."""
+    """One run of `plan` (QoS, messages); a message lost, or twice at QoS 2, is an error."""
     qos, messages = plan
     before = process.cpu_seconds(broker.pid)
     command = [program, broker.mqtt_port, f"{topic}/t", qos, messages, WINDOW, PAYLOAD_BYTES, SECONDS]
     done = output(list(map(str, command)), SECONDS)
-    done["broker_cpu_seconds"] = process.cpu_seconds(broker.pid) - before
-    return done
-
-
-def counted(done, qos):
-    """The rows; a message that got lost, or came twice at QoS 2, is an error."""
+    used = process.cpu_seconds(broker.pid) - before
     if done["delivered"] != done["sent"] or done["completed"] != done["sent"]:
         raise ClientError(f"QoS {qos}: not every message got through: {done}")
     if done["duplicates"]:
         raise ClientError(f"QoS 2: {done['duplicates']} messages came twice")
     return {
-        f"QoS {qos}, CPU-µs per message": done["broker_cpu_seconds"] / done["delivered"] * 1e6,
+        f"QoS {qos}, CPU-µs per message": used / done["delivered"] * 1e6,
         f"QoS {qos}, messages/s": done["delivered"] / done["seconds"],
     }

@@ -100,10 +100,11 @@ class Results:
         for row, value in values.items():
             self.values.setdefault((section, row, column), []).append(value)
 
-    def skip(self, section, column, rows, reason):
+    def skip(self, section, column, rows, reason, failed=False):
         """Nothing was measured, and why; kept beside what other rounds measured."""
+        text = f"{'failed' if failed else 'not run'}: {str(reason).strip()}"
         for row in rows:
-            self.reasons.setdefault((section, row, column), str(reason).strip())
+            self.reasons.setdefault((section, row, column), text)
 
     def cell(self, section, row, column):
         """Median and range, or the reason, or a dash where the row does not apply."""
@@ -114,19 +115,19 @@ class Results:
             text = number(middle)
             return f"{text} ({number(low)}–{number(high)})" if len(values) > 1 else text
         if reason:
-            return "not run: " + reason.splitlines()[0][:REASON_SHOWN_MAX].replace("|", "/")
+            return reason.splitlines()[0][:REASON_SHOWN_MAX].replace("|", "/")
         return "–"
 
     def markdown(self, names):
         """The tables of the sections in `names`."""
         lines = ["Median (lowest–highest) of the rounds.", ""]
-        lines += [f"- {name}: {value}" for name, value in self.facts.items()]
+        lines += [f"- {name}: {value}" for name, value in {**self.facts, **self.minutes()}.items()]
         for section in SECTIONS:
             if section.name not in names:
                 continue
             # The build has rows as they come.
-            rows = section.rows or [row for name, row, _ in self.values if name == section.name]
-            rows = rows or ["time and size"]
+            known = {**self.values, **self.reasons}
+            rows = section.rows or [row for name, row, _ in known if name == section.name]
             lines += ["", f"### {section.title}", "", section.note, ""]
             lines.append("| | " + " | ".join(section.columns) + " |")
             lines.append("|---" * (len(section.columns) + 1) + "|")
@@ -134,6 +135,21 @@ class Results:
                 cells = [self.cell(section.name, row, column) for column in section.columns]
                 lines.append(f"| {row} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
+
+    def minutes(self):
+        """The machine during the rounds, in words."""
+        if not self.machine:
+            return {}
+        syncs = [look["fdatasync_64k_p50_ms"] for look in self.machine]
+        loads = [look["load"] for look in self.machine]
+        first, last = self.machine[0], self.machine[-1]
+        ticks = max(1, last["ticks"] - first["ticks"])
+        return {
+            "fdatasync after 64 KiB, p50": f"{number(statistics.median(syncs))} ms "
+            f"({number(min(syncs))}–{number(max(syncs))})",
+            "load while it ran": f"{number(min(loads))}–{number(max(loads))}",
+            "CPU time stolen": f"{(last['stolen_ticks'] - first['stolen_ticks']) / ticks:.1%}",
+        }
 
     def document(self):
         """Everything, for the JSON."""
@@ -144,7 +160,7 @@ class Results:
                 {"section": s, "row": r, "column": c, "median": statistics.median(v), "rounds": v}
                 for (s, r, c), v in self.values.items()
             ],
-            "not_run": [
+            "not_measured": [
                 {"section": s, "row": r, "column": c, "reason": reason}
                 for (s, r, c), reason in self.reasons.items()
             ],

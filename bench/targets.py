@@ -135,7 +135,9 @@ class Mainstem(Broker):
 
 
 class Peer(Broker):
-    """A broker behind the verbs `fetch`, `start DIR PORT`, `stop DIR`, its id in DIR/pid."""
+    """A broker behind the verbs `fetch`, `start DIR PORT [SETTING...]`, `stop DIR`; its id in DIR/pid."""
+
+    settings = ()
 
     def __init__(self, directory, script):
         super().__init__(directory)
@@ -165,21 +167,40 @@ class Peer(Broker):
         environment = {**os.environ, "KAFKA_CONTROLLER_PORT": str(free_ports(1)[0])}
         with self.log_path.open("ab") as log:
             script = subprocess.Popen(
-                [self.script, "start", str(self.directory), str(self.port)],
+                [self.script, "start", str(self.directory), str(self.port), *self.settings],
                 env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        failed = lambda: script.poll() not in (None, 0)  # noqa: E731
-        limit = time.perf_counter() + READY_LIMIT_S
         try:
-            while not (pid := self.read_pid()):
-                if failed() or time.perf_counter() > limit:
-                    raise TargetError(f"{self.script} started nothing")
-                time.sleep(LOOK_EVERY_S)
-            took_ms = self.wait_ready(time.perf_counter(), failed, self.script)
-            if script.wait(READY_LIMIT_S):
-                raise TargetError(f"{self.script} start failed")
-        except TargetError as error:
+            return self.follow(script)
+        except (TargetError, subprocess.TimeoutExpired) as error:
+            self.give_up(script)
             raise TargetError(f"{error}: {tail(self.log_path)}") from None
+        except BaseException:
+            # The whole run is being ended.
+            self.give_up(script)
+            raise
+
+    def give_up(self, script):
+        """Ends the script, and the broker if there is one already."""
+        script.terminate()
+        script.wait(STOP_LIMIT_S)
+        self.stop()
+
+    def follow(self, script):
+        """Watches the script start the broker; ms from the process to ready."""
+
+        def failed():
+            return script.poll() not in (None, 0)
+
+        limit = time.perf_counter() + READY_LIMIT_S
+        while not (pid := self.read_pid()):
+            if failed() or time.perf_counter() > limit:
+                raise TargetError(f"{self.script} started nothing")
+            time.sleep(LOOK_EVERY_S)
+        took_ms = self.wait_ready(time.perf_counter(), failed, self.script)
+        # The script looks too, less often than we do.
+        if script.wait(READY_LIMIT_S):
+            raise TargetError(f"{self.script} start failed")
         self.pid = pid
         return took_ms
 
@@ -209,7 +230,14 @@ class Kafka(Peer):
 
 
 class Mosquitto(Peer):
-    """Eclipse Mosquitto, without persistence."""
+    """Eclipse Mosquitto, without persistence, else with its own defaults but one.
+
+    By default it sends a subscriber 20 messages at a time; at QoS 2 those that wait behind them stay
+    where they are once the publisher pauses (seen with 2.1.2). As many as the load's window are
+    allowed instead.
+    """
+
+    settings = ("max_inflight_messages 32",)
 
     @property
     def mqtt_port(self):
@@ -260,9 +288,10 @@ class Fleet:
                 peer.stop()
                 peer.erase()
             except (TargetError, OSError, subprocess.TimeoutExpired) as error:
-                peer.stop()
                 self.reasons[name] = str(error)
                 continue
+            finally:
+                peer.stop()
             self.versions[name] = script.parent.name
             self.reasons.pop(name, None)
             return peer

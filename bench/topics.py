@@ -22,7 +22,8 @@ def admin(port):
     """librdkafka's admin client."""
     from confluent_kafka.admin import AdminClient
 
-    return AdminClient({"bootstrap.servers": f"127.0.0.1:{port}"})
+    # Warnings and worse: at its end it tells of events that nobody waits for.
+    return AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 4})
 
 
 def create(port, name, configs):
@@ -44,4 +45,6 @@ def create(port, name, configs):
 
 def delete(port, name):
     """Deletes and waits for the answer."""
-    admin(port).delete_topics([name], operation_timeout=LIMIT_S)[name].result(LIMIT_S)
+    # Kept in a variable: the answer is lost with the client.
+    client = admin(port)
+    client.delete_topics([name], operation_timeout=LIMIT_S)[name].result(LIMIT_S)

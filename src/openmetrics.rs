@@ -34,10 +34,10 @@ fn encode_family(out: &mut String, family: &MetricFamily) {
     for metric in family.get_metric() {
         match family.get_field_type() {
             MetricType::COUNTER => {
-                sample(out, &format!("{name}_total"), metric, None, metric.get_counter().value());
+                sample(out, &format!("{name}_total"), metric, None, metric.get_counter().get_value());
             }
             MetricType::HISTOGRAM => encode_histogram(out, name, metric),
-            _ => sample(out, name, metric, None, metric.get_gauge().value()),
+            _ => sample(out, name, metric, None, metric.get_gauge().get_value()),
         }
     }
 }

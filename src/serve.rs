@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use mainstem_broker::{Broker, BrokerDeps, BrokerError};
 use mainstem_config::Config;
 use mainstem_env::{Env, Listener};
-use mainstem_kafka::{KafkaDeps, KafkaProtocol};
+use mainstem_kafka::{KafkaDeps, KafkaError, KafkaProtocol};
 use mainstem_log::{Log, LogError, LogOptions};
 use mainstem_metadata::{Metadata, MetadataError, MetadataOptions, StoreKind};
 use mainstem_mqtt::{MqttDeps, MqttProtocol, Transport};
@@ -37,6 +37,8 @@ pub(crate) enum ServeError {
     Broker(#[from] BrokerError),
     #[error(transparent)]
     Net(#[from] NetError),
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
     #[error("admin listener {address}: {source}; choose another with --admin-listen")]
     Admin { address: SocketAddr, source: std::io::Error },
     #[error("metrics: {0}")]

@@ -52,14 +52,18 @@ class Samples:
         counted = sorted(took for number, took in self.seen.items() if number >= WARM_UP_MESSAGES)
         if not counted:
             return {"samples": 0, "lost": self.count - len(self.seen)}
-        at = lambda share: counted[min(len(counted) - 1, int(len(counted) * share))] / 1e6  # noqa: E731
         return {
             "samples": len(counted),
             "lost": self.count - len(self.seen),
-            "p50_ms": at(0.5),
-            "p99_ms": at(0.99),
+            "p50_ms": quantile(counted, 0.5),
+            "p99_ms": quantile(counted, 0.99),
             "max_ms": counted[-1] / 1e6,
         }
+
+
+def quantile(ordered_ns, share):
+    """The value below which `share` of them lie, in ms."""
+    return ordered_ns[min(len(ordered_ns) - 1, int(len(ordered_ns) * share))] / 1e6
 
 
 def schedule(run, count, send):

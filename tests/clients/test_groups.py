@@ -109,7 +109,7 @@ def test_three_members_share_twelve_partitions_through_join_leave_and_kill(broke
             group.wait_balanced("a third one has joined")
             group.leave("b")
             group.wait_balanced("one has left")
-            group.join("d")
+            group.join("d", session_ms=2500)
             group.wait_balanced("another has joined")
             group.kill("d")
             group.wait_balanced("one was killed")

@@ -21,7 +21,7 @@ use crate::{
     inbox::{Control, Health, Inbox},
     metrics::Metrics,
     options::LogOptions,
-    partition::{Partition, Tools},
+    partition::{Partition, Tools, to_its_end},
     paths,
     recovery::{RecoverOptions, Recovered, recover},
     shard::{Core, Shard},
@@ -128,6 +128,25 @@ impl Log {
     /// # Errors
     /// [`LogError::AlreadyOpen`], [`LogError::Chain`], [`LogError::Io`], [`LogError::Closed`].
     pub async fn open_partition(&self, spec: PartitionSpec) -> Result<Partition, LogError> {
+        let log = self.clone();
+        self.to_its_end("log-open", async move { log.open(spec).await })
+            .await
+    }
+
+    /// Runs `work` even if the caller stops waiting: half done, two of a kind could get at the same
+    /// files.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, LogError>> + Send + 'static,
+    ) -> Result<T, LogError> {
+        let env = &self.inner.tools.env;
+        to_its_end(env, name, work)
+            .await
+            .unwrap_or(Err(LogError::Closed))
+    }
+
+    async fn open(&self, spec: PartitionSpec) -> Result<Partition, LogError> {
         let inner = &*self.inner;
         if inner.closed.load(Ordering::Acquire) {
             return Err(LogError::Closed);
@@ -203,6 +222,12 @@ impl Log {
     /// [`LogError::NotOpen`]; after [`LogError::Io`] it is closed, and
     /// [`Log::remove_unknown`] will remove what is left.
     pub async fn remove_partition(&self, id: PartitionId) -> Result<(), LogError> {
+        let log = self.clone();
+        self.to_its_end("log-remove", async move { log.remove(id).await })
+            .await
+    }
+
+    async fn remove(&self, id: PartitionId) -> Result<(), LogError> {
         let inner = &*self.inner;
         let partition = {
             let mut partitions = inner.partitions.write();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use mainstem_env::Env;
 use mainstem_record::{LeaderEpoch, Offset, PartitionId, SegmentId, Sequence, TimestampMs};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::{
     active::Frozen,
@@ -45,6 +45,20 @@ struct Inner {
     tools: Tools,
     /// One administrative call at a time; holds the segment that is being sealed.
     admin: tokio::sync::Mutex<Option<Frozen>>,
+}
+
+/// Runs `work` even if the caller stops waiting for it; `None` only if the runtime dropped it.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    env: &Env,
+    name: &'static str,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let (sender, receiver) = oneshot::channel();
+    env.spawn(name, async move {
+        // The caller may be gone.
+        let _ = sender.send(work.await);
+    });
+    receiver.await.ok()
 }
 
 // === impl Partition ===
@@ -170,7 +184,11 @@ impl Partition {
     /// [`PartitionError::NotFrozen`], [`PartitionError::NotNext`]; after an I/O error the
     /// partition stays frozen, and the call may be repeated.
     pub async fn seal_commit(&self, next: SegmentSpec) -> Result<(), PartitionError> {
-        chain::seal_commit(&self.inner, next).await
+        let inner = self.inner.clone();
+        let work = async move { chain::seal_commit(&inner, next).await };
+        to_its_end(&self.inner.tools.env, "log-seal", work)
+            .await
+            .unwrap_or(Err(PartitionError::Closed))
     }
 
     /// Gives the seal up; appends go on in the same segment.
@@ -193,7 +211,11 @@ impl Partition {
         segments: &[SegmentId],
         log_start: Offset,
     ) -> Result<(), PartitionError> {
-        chain::drop_segments(&self.inner, segments, log_start).await
+        let (inner, segments) = (self.inner.clone(), segments.to_vec());
+        let work = async move { chain::drop_segments(&inner, &segments, log_start).await };
+        to_its_end(&self.inner.tools.env, "log-drop", work)
+            .await
+            .unwrap_or(Err(PartitionError::Closed))
     }
 
     /// Moves the log start up; a lower one than now changes nothing.
@@ -243,7 +265,7 @@ impl Partition {
 
     async fn ask<T>(
         &self,
-        control: impl FnOnce(tokio::sync::oneshot::Sender<T>) -> Control,
+        control: impl FnOnce(oneshot::Sender<T>) -> Control,
     ) -> Result<T, PartitionError> {
         self.inner.inbox.ask(&self.inner.shared, control).await
     }

@@ -250,6 +250,19 @@ fn open_active(
     {
         return Ok(from_snapshot(dir, spec, file, contents, dedupe));
     }
+    scan_active(options, dir, spec, (path, file, len), dedupe)
+}
+
+/// Finds out how much of the active segment is good.
+fn scan_active(
+    options: &RecoverOptions,
+    dir: &Path,
+    spec: &SegmentSpec,
+    (path, file, len): (PathBuf, Arc<dyn File>, u64),
+    dedupe: &mut Dedupe,
+) -> Result<Found, LogError> {
+    let synced = options.synced.filter(|point| point.segment == spec.id);
+    let synced_bytes = synced.map_or(0, |point| point.position);
     let scan_options = ScanOptions {
         base: spec.base,
         epoch: spec.epoch,
@@ -273,7 +286,7 @@ fn open_active(
     }
     // What was written before a crash may be in the page cache only; it counts from now on.
     file.sync_all().map_err(LogError::io(&path))?;
-    fs.sync_dir(dir).map_err(LogError::io(dir))?;
+    options.fs.sync_dir(dir).map_err(LogError::io(dir))?;
     let segment = active_segment(
         dir,
         spec,

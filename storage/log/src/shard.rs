@@ -249,8 +249,7 @@ impl Shard {
         match control {
             Control::Freeze(reply) => writer.freeze(core, reply),
             Control::Install(active, reply) => {
-                writer.install(core, active);
-                let _ = reply.send(Ok(()));
+                let _ = reply.send(writer.install(core, active));
             }
             Control::Thaw(reply) => {
                 writer.thaw(core);

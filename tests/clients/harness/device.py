@@ -43,6 +43,7 @@ class Device:
         self.client_id = client_id if client_id is not None else f"device-{next(_names)}"
         self.websocket = websocket
         self.received = []
+        self.mids = []
         self.acked = {}
         self.granted = {}
         self.connack = None
@@ -82,6 +83,7 @@ class Device:
     def _on_message(self, _client, _data, m):
         with self._lock:
             self.received.append(to_message(m))
+            self.mids.append((m.mid, m.qos))
 
     def _on_publish(self, _client, _data, mid, reason, _props):
         self.acked[mid] = reason
@@ -174,6 +176,11 @@ class Device:
         self._end_loop()
         return self.closed.value
 
+    def ack(self, message_index=0):
+        """With manual_ack: acknowledges the message that came as number `message_index`."""
+        mid, qos = self.mids[message_index]
+        self.client.ack(mid, qos)
+
     # === messages ===
 
     def subscribe(self, *filters, qos=2, identifier=None, **options):
@@ -255,7 +262,8 @@ class Device:
         A message to itself comes after what was sent before it, on the connection's one stream.
         """
         fence = f"fence/{self.client_id}"
-        self.subscribe(fence, qos=1)
+        # At QoS 0, so that it does not wait for acknowledgements of what came before.
+        self.subscribe(fence, qos=0)
         assert self.publish(fence, b"fence", qos=1) == 0
         until(
             lambda: any(message.topic == fence for message in self.received),
@@ -295,4 +303,5 @@ def to_message(m):
         one("PayloadFormatIndicator"),
         one("MessageExpiryInterval"),
         tuple(one("SubscriptionIdentifier") or ()),
+        bool(m.dup),
     )

@@ -123,8 +123,10 @@ class Group:
         until(self.is_balanced, lambda: f"{what}: {self.shares()}{self._logs()}", limit_s)
 
     def _logs(self):
-        tails = [f"\n{name}: {m.driver.log_tail(5)}" for name, m in self.members.items()]
-        return "".join(tail for tail in tails if tail.strip())
+        return "".join(
+            f"\n{name}: {member.events[-3:]} {member.driver.log_tail(5)}"
+            for name, member in self.members.items()
+        )
 
     def records(self):
         """Every (partition, offset, value) that any member, present or gone, has told of."""

@@ -49,6 +49,7 @@ class Message:
     payload_format: int | None = None
     expiry: int | None = None
     identifiers: tuple = field(default=(), compare=False)
+    dup: bool = field(default=False, compare=False)
 
 
 def encode(data):

@@ -24,3 +24,9 @@ def until(condition, what, limit_s=15.0, every_s=LOOK_EVERY_S):
             text = what() if callable(what) else what
             raise Late(f"not within {limit_s:g} s: {text} (last seen: {value!r})")
         time.sleep(every_s)
+
+
+def let_pass(seconds, why):
+    """Lets time itself pass, where time is the very input (an expiry, a delay): `why` says which."""
+    assert why
+    time.sleep(seconds)

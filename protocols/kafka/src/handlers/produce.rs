@@ -15,7 +15,7 @@ use kafka_protocol::{
 use mainstem_broker::{Acks, ErrorCode, ProduceError, ProduceTicket, Produced, TopicRef};
 use mainstem_record::{BATCH_HEADER_BYTES, BatchHeader, Codec, PartitionIndex};
 
-use super::{message, text};
+use super::message;
 use crate::{
     connection::{Answer, End, Outcome, Served},
     context::{Call, Context},

@@ -31,7 +31,6 @@ pub(crate) struct Input {
 // === impl Input ===
 
 impl Input {
-
     /// Reads once, at most `bytes_max` (and [`READ_BYTES_MAX`]). 0 is the end of the stream.
     pub(crate) fn poll_fill<S: AsyncRead + Unpin + ?Sized>(
         &mut self,

@@ -66,7 +66,8 @@ impl Writer {
     }
 
     pub(crate) fn partition(&mut self, id: PartitionId) -> &mut Self {
-        self.raw(id.topic.0.as_bytes()).varint(u64::from(id.index.0.unsigned_abs()))
+        self.raw(id.topic.0.as_bytes())
+            .varint(u64::from(id.index.0.unsigned_abs()))
     }
 
     pub(crate) fn offset(&mut self, offset: Offset) -> &mut Self {

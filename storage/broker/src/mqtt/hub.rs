@@ -142,8 +142,12 @@ impl Hub {
 
     fn count_sessions(&self) {
         let stats = self.stats();
-        self.metrics.sessions_online.set(stats.sessions_online as i64);
-        self.metrics.sessions_offline.set(stats.sessions_offline as i64);
+        self.metrics
+            .sessions_online
+            .set(stats.sessions_online as i64);
+        self.metrics
+            .sessions_offline
+            .set(stats.sessions_offline as i64);
     }
 
     pub(crate) fn stats(&self) -> MqttStats {
@@ -159,7 +163,11 @@ impl Hub {
     /// Tells every connection that the node is ending, and writes what is not yet written.
     pub(crate) async fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
-        let online: Vec<_> = self.online.iter().map(|entry| entry.value().clone()).collect();
+        let online: Vec<_> = self
+            .online
+            .iter()
+            .map(|entry| entry.value().clone())
+            .collect();
         for entry in &online {
             entry.notify.notify_one();
         }
@@ -176,7 +184,9 @@ impl Hub {
     /// Whether everything that was appended to `__mqtt_sessions` is durable.
     async fn store_flushed(&self) -> bool {
         let image = self.core.image();
-        let Some(topic) = image.topic(SESSIONS_TOPIC) else { return false };
+        let Some(topic) = image.topic(SESSIONS_TOPIC) else {
+            return false;
+        };
         let mut flushed = true;
         for id in super::delivery::partitions_of(topic) {
             flushed &= match self.core.partition(id) {

@@ -37,7 +37,10 @@ pub(crate) struct MqttMetrics {
 impl MqttMetrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let sessions = IntGaugeVec::new(
-            Opts::new("mainstem_mqtt_sessions", "MQTT sessions, with and without a connection"),
+            Opts::new(
+                "mainstem_mqtt_sessions",
+                "MQTT sessions, with and without a connection",
+            ),
             &["state"],
         )?;
         registry.register(Box::new(sessions.clone()))?;

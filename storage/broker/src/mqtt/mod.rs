@@ -35,6 +35,9 @@ mod trie;
 mod types;
 mod wills;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -65,7 +68,9 @@ impl Mqtt {
     /// Opens `__mqtt_sessions` and `__mqtt_retained`, rebuilds sessions and retained messages by
     /// replay, and starts the background work.
     pub(crate) async fn start(core: &Arc<Core>) -> Result<Self, BrokerError> {
-        Ok(Self { hub: Hub::start(core).await? })
+        Ok(Self {
+            hub: Hub::start(core).await?,
+        })
     }
 
     /// Tells every connection [`SessionEvent::Shutdown`] and makes the positions of persistent

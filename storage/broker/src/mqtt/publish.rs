@@ -84,14 +84,20 @@ impl Session {
         let version = self.hub.core.image().version;
         {
             let memo = self.route.lock();
-            let known = memo.as_ref().filter(|memo| memo.version == version && memo.level == level);
+            let known = memo
+                .as_ref()
+                .filter(|memo| memo.version == version && memo.level == level);
             if let Some(known) = known {
                 return Ok(known.destination.clone());
             }
         }
         let caller = self.entry.state.lock().caller.clone();
         let destination = self.hub.destination(&caller, mqtt_topic).await?;
-        let memo = RouteMemo { version, level: level.to_owned(), destination: destination.clone() };
+        let memo = RouteMemo {
+            version,
+            level: level.to_owned(),
+            destination: destination.clone(),
+        };
         *self.route.lock() = Some(memo);
         Ok(destination)
     }
@@ -137,10 +143,16 @@ impl Hub {
                 let max = self.core.topic_config(&topic).max_message_bytes;
                 let max = usize::try_from(max).unwrap_or(0);
                 let record_bytes_max = max.saturating_sub(BATCH_HEADER_BYTES);
-                Ok(Destination { topic, is_overflow, record_bytes_max })
+                Ok(Destination {
+                    topic,
+                    is_overflow,
+                    record_bytes_max,
+                })
             }
             Settled::Refused => Err(Refusal::NotAuthorized.into()),
-            Settled::Open => Err(PublishError::Transient("the route is not decided".to_owned())),
+            Settled::Open => Err(PublishError::Transient(
+                "the route is not decided".to_owned(),
+            )),
         }
     }
 
@@ -153,7 +165,9 @@ impl Hub {
             Some(topic) => Settled::To(topic.clone(), true),
             None => Settled::Open,
         };
-        let Place::Own { level, .. } = mapping::place(mqtt_topic) else { return overflow() };
+        let Place::Own { level, .. } = mapping::place(mqtt_topic) else {
+            return overflow();
+        };
         let own = image.topic(level);
         match (image.routes.get(level).map(|route| route.target), own) {
             (Some(RouteTarget::Overflow), _) => overflow(),
@@ -212,11 +226,19 @@ impl Hub {
             (None, None) => RouteTarget::Overflow,
         };
         if target == RouteTarget::Overflow {
-            tracing::warn!(level, "first level has no Kafka topic, it goes to mqtt.messages");
+            tracing::warn!(
+                level,
+                "first level has no Kafka topic, it goes to mqtt.messages"
+            );
         }
-        let command = Command::DecideRoute { level: level.to_owned(), target };
+        let command = Command::DecideRoute {
+            level: level.to_owned(),
+            target,
+        };
         let decided = self.core.metadata.propose(command).await;
-        decided.map(|_| ()).map_err(|error| PublishError::Transient(error.to_string()))
+        decided
+            .map(|_| ())
+            .map_err(|error| PublishError::Transient(error.to_string()))
     }
 
     fn may_create(&self, image: &Image) -> bool {
@@ -246,9 +268,14 @@ impl Hub {
         mqtt_topic: &str,
     ) -> Result<Partition, PublishError> {
         let key = destination.key(mqtt_topic).unwrap_or("");
-        let count = i32::try_from(destination.topic.partitions.len()).unwrap_or(i32::MAX).max(1);
+        let count = i32::try_from(destination.topic.partitions.len())
+            .unwrap_or(i32::MAX)
+            .max(1);
         let index = partition_for_key(key.as_bytes(), count);
-        let id = PartitionId { topic: destination.topic.id, index };
+        let id = PartitionId {
+            topic: destination.topic.id,
+            index,
+        };
         let transient = |code: ErrorCode| PublishError::Transient(code.to_string());
         self.core.partition(id).map_err(transient)
     }
@@ -269,7 +296,13 @@ impl Hub {
             _ => Ack::Durable,
         };
         let timestamp = TimestampMs(self.core.env.wall_ms());
-        Ok(Append::Record { record, attributes, timestamp, qos2, ack })
+        Ok(Append::Record {
+            record,
+            attributes,
+            timestamp,
+            qos2,
+            ack,
+        })
     }
 
     /// Appends. A publish that is to be retained is seen to by a task, so that the retained view
@@ -281,11 +314,17 @@ impl Hub {
         candidate: Option<Candidate>,
     ) -> Result<Placed, PublishError> {
         let Some(candidate) = candidate else {
-            let ticket = partition.append(append).await.map_err(|error| append_error(&error))?;
+            let ticket = partition
+                .append(append)
+                .await
+                .map_err(|error| append_error(&error))?;
             return Ok(Placed::Append(ticket));
         };
         let pending = self.begin_retained(partition).await?;
-        let ticket = partition.append(append).await.map_err(|error| append_error(&error))?;
+        let ticket = partition
+            .append(append)
+            .await
+            .map_err(|error| append_error(&error))?;
         let (reply, receiver) = oneshot::channel();
         let (hub, epoch, id) = (self.clone(), partition.epoch(), partition.id());
         self.core.spawn("mqtt retained", async move {

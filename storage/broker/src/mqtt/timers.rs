@@ -41,7 +41,11 @@ pub(crate) struct Timers {
 
 impl Timers {
     pub(crate) fn new(env: Env) -> Self {
-        Self { env, running: Mutex::default(), changed: Notify::new() }
+        Self {
+            env,
+            running: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     /// Starts a timer for a session and the owner epoch that it is valid for.

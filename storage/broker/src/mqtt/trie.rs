@@ -53,7 +53,11 @@ pub(crate) struct Scratch {
 
 impl<T> Default for Trie<T> {
     fn default() -> Self {
-        Self { nodes: vec![Node::new(ROOT, "")], free: Vec::new(), len: 0 }
+        Self {
+            nodes: vec![Node::new(ROOT, "")],
+            free: Vec::new(),
+            len: 0,
+        }
     }
 }
 
@@ -246,7 +250,10 @@ impl<T> Node<T> {
 
 impl<T> Default for Values<T> {
     fn default() -> Self {
-        Self { entries: Vec::new(), index: None }
+        Self {
+            entries: Vec::new(),
+            index: None,
+        }
     }
 }
 
@@ -267,8 +274,13 @@ impl<T> Values<T> {
         if let Some(index) = &mut self.index {
             index.insert(id, last);
         } else if self.entries.len() > INDEX_AT_VALUES {
-            self.index =
-                Some(self.entries.iter().enumerate().map(|(at, (id, _))| (*id, at)).collect());
+            self.index = Some(
+                self.entries
+                    .iter()
+                    .enumerate()
+                    .map(|(at, (id, _))| (*id, at))
+                    .collect(),
+            );
         }
         None
     }
@@ -306,7 +318,13 @@ mod tests {
     use crate::mqtt::topic;
 
     fn level() -> impl Strategy<Value = String> {
-        prop_oneof![Just(String::new()), Just("a".into()), Just("b".into()), Just("é".into()), Just("$x".into())]
+        prop_oneof![
+            Just(String::new()),
+            Just("a".into()),
+            Just("b".into()),
+            Just("é".into()),
+            Just("$x".into())
+        ]
     }
 
     fn name() -> impl Strategy<Value = String> {
@@ -378,7 +396,10 @@ mod tests {
         for id in (0..1000).filter(|id| id % 3 != 0) {
             assert_eq!(trie.remove("a/+", id), Some(id));
         }
-        assert_eq!(found(&trie, "a/x"), (0..1000).step_by(3).collect::<Vec<u64>>());
+        assert_eq!(
+            found(&trie, "a/x"),
+            (0..1000).step_by(3).collect::<Vec<u64>>()
+        );
     }
 
     #[test]

@@ -16,7 +16,10 @@ impl Hub {
     /// Publishes a will whose session keeps no record of it.
     pub(crate) fn spawn_will(self: &Arc<Self>, caller: Caller, will: Will) {
         let hub = self.clone();
-        self.core.spawn("mqtt will", async move { hub.publish_will(&caller, will).await });
+        self.core.spawn(
+            "mqtt will",
+            async move { hub.publish_will(&caller, will).await },
+        );
     }
 
     /// Publishes a will; what may pass is tried again. Many that are due at once take turns.
@@ -68,11 +71,14 @@ impl Hub {
             qos2: None,
         });
         let append = self.append_of(&destination, record, QoS::AtLeastOnce, None)?;
-        let candidate = publish.retain.then(|| Candidate::of(publish, &caller.client_id));
+        let candidate = publish
+            .retain
+            .then(|| Candidate::of(publish, &caller.client_id));
         match self.place(&partition, append, candidate).await? {
-            Placed::Append(ticket) => {
-                ticket.await.map(|_| ()).map_err(|error| super::session::append_error(&error))
-            }
+            Placed::Append(ticket) => ticket
+                .await
+                .map(|_| ())
+                .map_err(|error| super::session::append_error(&error)),
             Placed::Task(done) => done
                 .await
                 .unwrap_or_else(|_| Err(PublishError::Transient("the node is ending".to_owned()))),

@@ -39,7 +39,12 @@ fn bytes_from(segment: &Segment, from: Offset) -> u64 {
     if let Some((_, index)) = &state.open {
         return state.bytes.saturating_sub(index.by_offset(from).0);
     }
-    let Some(end) = state.end.filter(|end| *end > from) else { return 0 };
-    let (left, all) = (end.0.abs_diff(from.0), end.0.abs_diff(segment.base.0).max(1));
+    let Some(end) = state.end.filter(|end| *end > from) else {
+        return 0;
+    };
+    let (left, all) = (
+        end.0.abs_diff(from.0),
+        end.0.abs_diff(segment.base.0).max(1),
+    );
     (u128::from(state.bytes) * u128::from(left) / u128::from(all)) as u64
 }

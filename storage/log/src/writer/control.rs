@@ -62,9 +62,18 @@ impl Writer {
     }
 
     /// Opens the gate on the next segment.
-    pub(crate) fn install(&mut self, core: &mut Core, active: Active) {
-        assert!(self.gate.closed, "a segment is replaced only while frozen");
-        assert!(!self.is_dirty(), "a segment is left only when it is synced");
+    pub(crate) fn install(
+        &mut self,
+        core: &mut Core,
+        active: Active,
+    ) -> Result<(), PartitionError> {
+        if let Some(error) = self.refusal(core) {
+            return Err(error);
+        }
+        // A segment is left only when all of it is synced.
+        if !self.gate.closed || self.is_dirty() {
+            return Err(PartitionError::NotFrozen);
+        }
         // Whoever waits for what is synced already must not wait for the next segment.
         self.release_waiters(core);
         assert_eq!(
@@ -78,6 +87,7 @@ impl Writer {
         self.active = Some(active);
         self.roll_told = false;
         self.thaw(core);
+        Ok(())
     }
 
     /// Opens the gate, if there is a segment to write to, and lets in what has waited.

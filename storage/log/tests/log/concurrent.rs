@@ -153,7 +153,11 @@ fn readers_at_the_tail_see_a_gap_free_prefix_in_the_order_of_each_writer() {
             check(&seen.unwrap());
         }
         for partition in log.partitions() {
-            expected.push((partition.id(), partition.segments(), values(&partition).await));
+            expected.push((
+                partition.id(),
+                partition.segments(),
+                values(&partition).await,
+            ));
         }
         log.close().await.unwrap();
         drop(log);

@@ -51,6 +51,7 @@ struct State {
     crash_in: Option<(u64, u64)>,
     image: Option<Box<State>>,
     syncs: u64,
+    writes: u64,
 }
 
 /// A file system in memory. Clones share the content.
@@ -118,7 +119,9 @@ impl State {
             };
             let files = from.files.iter();
             let files = files.filter(|(path, _)| path.parent() == Some(parent));
-            names.files.extend(files.map(|(path, id)| (path.clone(), *id)));
+            names
+                .files
+                .extend(files.map(|(path, id)| (path.clone(), *id)));
             let dirs = from.dirs.iter();
             let dirs = dirs.filter(|path| path.parent() == Some(parent));
             names.dirs.extend(dirs.cloned());
@@ -191,6 +194,10 @@ impl FaultFs {
 
     pub(crate) fn syncs(&self) -> u64 {
         self.state.lock().syncs
+    }
+
+    pub(crate) fn writes(&self) -> u64 {
+        self.state.lock().writes
     }
 
     /// Takes an image of the disk after `changes` more changes.
@@ -390,6 +397,7 @@ impl File for FaultFile {
     fn write_all_vectored_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut state = self.fs.state.lock();
         state.change();
+        state.writes += 1;
         let mut bytes = slices.iter().fold(Vec::new(), |mut all, slice| {
             all.extend_from_slice(slice);
             all

@@ -1,6 +1,6 @@
 //! What happens when the disk fails.
 
-use std::{io, sync::Arc};
+use std::{future::Future, io, pin::Pin, sync::Arc, task::Poll};
 
 use mainstem_env::Fs;
 use mainstem_log::{
@@ -13,14 +13,12 @@ use tokio::sync::mpsc;
 use crate::{
     faultfs::{FaultFs, Faults},
     support::{
-        append, batch, batch_of, encoded, options, run, segment_spec, spec, start, values,
+        HeldSyncs, append, batch, batch_of, encoded, inline_env, options, run, segment_spec, spec,
+        start, values,
     },
 };
 
-async fn open(
-    fs: &FaultFs,
-    flush: Flush,
-) -> (Log, Partition, mpsc::Receiver<LogEvent>) {
+async fn open(fs: &FaultFs, flush: Flush) -> (Log, Partition, mpsc::Receiver<LogEvent>) {
     let fs: Arc<dyn Fs> = Arc::new(fs.clone());
     let (log, events) = start(&fs, options()).await;
     let partition = log.open_partition(spec(flush)).await.unwrap();
@@ -62,8 +60,14 @@ fn failed_sync_ends_acknowledgement_and_is_never_repeated_and_reads_go_on() {
         );
         assert_eq!(fs.syncs(), syncs);
         assert_eq!(values(&partition).await, ["a"]);
-        assert!(matches!(events.recv().await, Some(LogEvent::ShardFailed { .. })));
-        assert_eq!(log.health().iter().filter(|h| h.failure.is_some()).count(), 1);
+        assert!(matches!(
+            events.recv().await,
+            Some(LogEvent::ShardFailed { .. })
+        ));
+        assert_eq!(
+            log.health().iter().filter(|h| h.failure.is_some()).count(),
+            1
+        );
         assert!(matches!(log.close().await, Err(LogError::NotClean)));
     });
 }
@@ -112,7 +116,10 @@ fn file_that_cannot_be_cut_back_fails_the_partition() {
         let failed = put(&partition, "b").await;
         assert_eq!(failed, Err(AppendError::Io(io::ErrorKind::Other)));
         fs.set_faults(Faults::default());
-        assert_eq!(put(&partition, "c").await, Err(AppendError::PartitionFailed));
+        assert_eq!(
+            put(&partition, "c").await,
+            Err(AppendError::PartitionFailed)
+        );
         assert_eq!(values(&partition).await, ["a"]);
         assert!(matches!(
             events.recv().await,
@@ -144,7 +151,8 @@ fn low_space_refuses_data_before_internal_topics_and_ends_by_itself() {
             ack: Ack::Durable,
         };
         // A new log looks at once; the same one believes its last look for a while.
-        for (bytes, data, internals) in [(999, false, true), (249, false, false), (1000, true, true)]
+        for (bytes, data, internals) in
+            [(999, false, true), (249, false, false), (1000, true, true)]
         {
             available(bytes);
             let (log, _events) = start(&shared, options.clone()).await;
@@ -202,7 +210,10 @@ fn damage_below_the_synced_point_is_reported_and_never_cut() {
                     synced
                 }
             );
-            assert_eq!(put(&partition, "d").await, Err(AppendError::PartitionFailed));
+            assert_eq!(
+                put(&partition, "d").await,
+                Err(AppendError::PartitionFailed)
+            );
             let read = |from| {
                 partition.read(Read {
                     from: Offset(from),
@@ -231,6 +242,7 @@ fn missing_bytes_below_the_synced_point_are_damage_and_above_it_are_cut() {
         torn.edit(&path, |content| content.extend_from_slice(&[7; 40]));
         let (_log, partition, _events) = open(&torn, Flush::Always).await;
         assert_eq!(values(&partition).await, ["a", "b", "c"]);
+        torn.edit(&path, |content| assert_eq!(content.len(), 3 * length));
         assert_eq!(put(&partition, "d").await, Ok(3));
 
         let short = fs.process_death();
@@ -249,7 +261,10 @@ fn missing_bytes_below_the_synced_point_are_damage_and_above_it_are_cut() {
             events.recv().await,
             Some(LogEvent::PartitionFailed { .. })
         ));
-        assert_eq!(put(&partition, "x").await, Err(AppendError::PartitionFailed));
+        assert_eq!(
+            put(&partition, "x").await,
+            Err(AppendError::PartitionFailed)
+        );
         assert!(gone.files(".log").is_empty());
     });
 }
@@ -300,5 +315,58 @@ fn damage_in_a_sealed_segment_spoils_that_range_only() {
                 assert_eq!(put(&partition, "e").await, Ok(4));
             }
         }
+    });
+}
+
+#[test]
+fn nothing_is_acknowledged_or_read_before_its_sync_and_one_sync_serves_all_that_waited() {
+    run(async {
+        let fs = FaultFs::new();
+        let syncs = HeldSyncs::default();
+        let mut env = inline_env(Arc::new(fs.clone()));
+        env.tasks = Arc::new(syncs.clone());
+        let registry = prometheus::Registry::new();
+        let (log, _events) = Log::start(env, options(), &registry).await.unwrap();
+        let partition = log.open_partition(spec(Flush::Always)).await.unwrap();
+        let first = partition.append(append(batch(&["a"]))).await.unwrap();
+        let written = Append::Batch {
+            batch: batch(&["b"]),
+            ack: Ack::Written,
+        };
+        // Both are written, and the first sync has begun.
+        let appended = partition.append(written).await.unwrap().await.unwrap();
+        assert_eq!(appended.base_offset, Offset(1));
+        assert_eq!(partition.ends().log_end, Offset(2));
+        let before = (fs.writes(), fs.syncs());
+        let mut waiting = vec![first];
+        for value in ["c", "d", "e"] {
+            waiting.push(partition.append(append(batch(&[value]))).await.unwrap());
+        }
+        while partition.ends().log_end < Offset(5) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(fs.writes() - before.0, 1, "one write per drain");
+        for ticket in &mut waiting {
+            let polled = std::future::poll_fn(|context| {
+                Poll::Ready(Pin::new(&mut *ticket).poll(context).is_ready())
+            });
+            assert!(!polled.await, "acknowledged before it was synced");
+        }
+        assert_eq!(partition.ends().committed_end, Offset(0));
+        assert!(values(&partition).await.is_empty());
+        // The round under way covers what was written when it began, the next one the rest.
+        assert_eq!(syncs.let_go(), 1);
+        let mut waiting = waiting.into_iter();
+        assert!(waiting.next().unwrap().await.is_ok());
+        assert_eq!(partition.ends().committed_end, Offset(2));
+        assert_eq!(values(&partition).await, ["a", "b"]);
+        while syncs.let_go() == 0 {
+            tokio::task::yield_now().await;
+        }
+        for ticket in waiting {
+            assert!(ticket.await.is_ok());
+        }
+        assert_eq!(fs.syncs() - before.1, 2);
+        assert_eq!(values(&partition).await, ["a", "b", "c", "d", "e"]);
     });
 }

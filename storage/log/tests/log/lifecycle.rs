@@ -4,8 +4,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use mainstem_env::{Fs, MemFs};
 use mainstem_log::{
-    Ack, Append, AppendError, Flush, LogError, LogEvent, PartitionError, Qos2Id, QOS2_HEADER,
-    Read, ReadError, RollReason,
+    Ack, Append, AppendError, Flush, LogError, LogEvent, PartitionError, QOS2_HEADER, Qos2Id, Read,
+    ReadError, RollReason,
 };
 use mainstem_record::{Codec, Offset, TimestampMs};
 use tokio::sync::Notify;
@@ -29,7 +29,12 @@ fn removed_partition_answers_so_and_leaves_nothing() {
             log.open_partition(spec(Flush::Always)).await,
             Err(LogError::AlreadyOpen(_))
         ));
-        partition.append(append(batch(&["a"]))).await.unwrap().await.unwrap();
+        partition
+            .append(append(batch(&["a"])))
+            .await
+            .unwrap()
+            .await
+            .unwrap();
         let notify = Arc::new(Notify::new());
         let _subscription = partition.subscribe(&notify);
         // What waits fails.
@@ -83,13 +88,21 @@ fn appends_wait_through_a_seal_in_order_and_go_to_the_next_segment() {
         let fs = memory();
         let (log, _events) = start(&fs, options()).await;
         let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
-        partition.append(append(batch(&["a"]))).await.unwrap().await.unwrap();
+        partition
+            .append(append(batch(&["a"])))
+            .await
+            .unwrap()
+            .await
+            .unwrap();
         assert_eq!(
             partition.seal_commit(segment_spec(1, 1)).await,
             Err(PartitionError::NotFrozen)
         );
         let info = partition.seal_begin().await.unwrap();
-        assert_eq!((info.end, info.bytes), (Offset(1), batch(&["a"]).len() as u64));
+        assert_eq!(
+            (info.end, info.bytes),
+            (Offset(1), batch(&["a"]).len() as u64)
+        );
         assert_eq!(partition.seal_begin().await, Ok(info));
         let second = partition.append(append(batch(&["b"]))).await.unwrap();
         let third = partition.append(append(batch(&["c"]))).await.unwrap();
@@ -102,15 +115,36 @@ fn appends_wait_through_a_seal_in_order_and_go_to_the_next_segment() {
         assert_eq!(third.await.unwrap().base_offset, Offset(2));
         assert_eq!(values(&partition).await, ["a", "b", "c"]);
         assert_eq!(partition.epoch(), segment_spec(1, 1).epoch);
+    });
+}
 
-        // An empty segment leaves no trace.
+#[test]
+fn empty_segments_leave_no_trace_and_only_what_is_below_the_start_is_dropped() {
+    run(async {
+        let fs = memory();
+        let (log, _events) = start(&fs, options()).await;
+        let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
+        let put = async || {
+            let ticket = partition.append(append(batch(&["a"]))).await.unwrap();
+            ticket.await.unwrap();
+        };
+        put().await;
+        partition.seal_begin().await.unwrap();
+        partition.seal_commit(segment_spec(1, 1)).await.unwrap();
+        put().await;
+        put().await;
         partition.seal_begin().await.unwrap();
         partition.seal_commit(segment_spec(2, 3)).await.unwrap();
         let info = partition.seal_begin().await.unwrap();
         assert_eq!((info.end, info.bytes), (Offset(3), 0));
         partition.seal_commit(segment_spec(3, 3)).await.unwrap();
         assert_eq!(partition.segments().len(), 3);
-        partition.append(append(batch(&["d"]))).await.unwrap().await.unwrap();
+        partition
+            .append(append(batch(&["d"])))
+            .await
+            .unwrap()
+            .await
+            .unwrap();
 
         let ids: Vec<_> = partition.segments().iter().map(|s| s.id).collect();
         assert_eq!(
@@ -169,7 +203,12 @@ fn wish_to_roll_is_told_once_per_segment() {
         spec.settings.segment_bytes = 1;
         let partition = log.open_partition(spec).await.unwrap();
         for _ in 0..3 {
-            partition.append(append(batch(&["a"]))).await.unwrap().await.unwrap();
+            partition
+                .append(append(batch(&["a"])))
+                .await
+                .unwrap()
+                .await
+                .unwrap();
         }
         let wish = LogEvent::RollWanted {
             partition: partition_id(0),
@@ -181,7 +220,12 @@ fn wish_to_roll_is_told_once_per_segment() {
         partition.seal_begin().await.unwrap();
         partition.seal_commit(segment_spec(1, 3)).await.unwrap();
         assert!(events.try_recv().is_err());
-        partition.append(append(batch(&["a"]))).await.unwrap().await.unwrap();
+        partition
+            .append(append(batch(&["a"])))
+            .await
+            .unwrap()
+            .await
+            .unwrap();
         assert!(events.try_recv().is_ok());
     });
 }
@@ -273,15 +317,33 @@ fn change_of_flush_policy_takes_nothing_back_and_holds_for_what_follows() {
         let fs = memory();
         let (log, _events) = start(&fs, options()).await;
         let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
-        partition.append(append(batch(&["a"]))).await.unwrap().await.unwrap();
+        partition
+            .append(append(batch(&["a"])))
+            .await
+            .unwrap()
+            .await
+            .unwrap();
         let before = partition.ends();
-        assert_eq!((before.committed_end, before.synced_end), (Offset(1), Offset(0)));
+        assert_eq!(
+            (before.committed_end, before.synced_end),
+            (Offset(1), Offset(0))
+        );
         partition.update_settings(settings(Flush::Always)).await;
         assert_eq!(partition.ends().committed_end, Offset(1));
-        partition.append(append(batch(&["b"]))).await.unwrap().await.unwrap();
+        partition
+            .append(append(batch(&["b"])))
+            .await
+            .unwrap()
+            .await
+            .unwrap();
         assert_eq!(partition.ends().synced_end, Offset(2));
         partition.update_settings(settings(Flush::Interval)).await;
-        partition.append(append(batch(&["c"]))).await.unwrap().await.unwrap();
+        partition
+            .append(append(batch(&["c"])))
+            .await
+            .unwrap()
+            .await
+            .unwrap();
         assert_eq!(partition.ends().committed_end, Offset(3));
         assert_eq!(partition.flush().await, Ok(Offset(3)));
     });
@@ -295,7 +357,11 @@ fn malformed_batches_are_refused() {
         let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
         let whole = batch(&["a"]);
         let longer = [&whole[..], &[0]].concat();
-        for bad in [whole.slice(..60), whole.slice(..whole.len() - 1), longer.into()] {
+        for bad in [
+            whole.slice(..60),
+            whole.slice(..whole.len() - 1),
+            longer.into(),
+        ] {
             assert!(matches!(
                 partition.append(append(bad)).await,
                 Err(AppendError::InvalidBatch)

@@ -1,5 +1,10 @@
 //! Tests of the log through its public interface.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail the test, as the tests themselves do"
+)]
+
 mod concurrent;
 mod faultfs;
 mod faults;

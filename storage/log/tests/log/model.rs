@@ -236,7 +236,10 @@ impl World {
         let mut durable = self.floor;
         for (ticket, base, end, ack) in tickets {
             let appended = ticket.await.unwrap();
-            assert_eq!((appended.base_offset.0, appended.last_offset.0), (base, end - 1));
+            assert_eq!(
+                (appended.base_offset.0, appended.last_offset.0),
+                (base, end - 1)
+            );
             assert!(!appended.duplicate);
             if ack == Ack::Durable && always {
                 durable = durable.max(end);
@@ -314,7 +317,11 @@ impl World {
         let producer = dice.below(3) as i64;
         let first = self.chain.first().map_or(0, |segment| segment.base.0);
         let newest = self.sent.iter().rev().filter(|s| s.producer == producer);
-        let known: Vec<Sent> = newest.take(5).filter(|s| s.base >= first).cloned().collect();
+        let known: Vec<Sent> = newest
+            .take(5)
+            .filter(|s| s.base >= first)
+            .cloned()
+            .collect();
         let Some(newest) = known.first() else {
             return;
         };
@@ -379,7 +386,9 @@ impl World {
     async fn check(&mut self, dice: &mut Dice) {
         let bytes_max = 1 + dice.below(3000) as usize;
         let from = self.partition.ends().log_start;
-        let batches = read_batches(&self.partition, from, bytes_max).await.unwrap();
+        let batches = read_batches(&self.partition, from, bytes_max)
+            .await
+            .unwrap();
         let mut next = None;
         for (header, bytes) in batches {
             let base = header.base_offset.0;
@@ -438,7 +447,8 @@ impl World {
         let next = segment_spec(self.segments, info.end.0);
         self.segments += 1;
         self.chain.push(next);
-        self.chain.retain(|segment| segment.end != Some(segment.base));
+        self.chain
+            .retain(|segment| segment.end != Some(segment.base));
         self.arm();
         let again = self.partition.seal_begin().await.unwrap();
         assert_eq!(again, info);

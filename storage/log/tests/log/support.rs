@@ -13,6 +13,7 @@ use mainstem_record::{
     PartitionId, PartitionIndex, ProducerEpoch, ProducerId, SegmentId, Sequence, TimestampMs,
     TimestampType, TopicId, records,
 };
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -27,6 +28,34 @@ impl Tasks for InlineTasks {
 
     fn blocking(&self, _name: &'static str, work: Box<dyn FnOnce() + Send>) {
         work();
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Runs blocking work at once, except that syncs wait until they are let go.
+#[derive(Clone, Default)]
+pub(crate) struct HeldSyncs(Arc<Mutex<Vec<Job>>>);
+
+impl HeldSyncs {
+    /// Runs the syncs that wait; says how many jobs they were.
+    pub(crate) fn let_go(&self) -> usize {
+        let jobs = std::mem::take(&mut *self.0.lock());
+        jobs.into_iter().map(|job| job()).count()
+    }
+}
+
+impl Tasks for HeldSyncs {
+    fn spawn(&self, name: &'static str, future: BoxFuture<'static, ()>) {
+        InlineTasks.spawn(name, future);
+    }
+
+    fn blocking(&self, name: &'static str, work: Job) {
+        if name == "log-sync" {
+            self.0.lock().push(work);
+        } else {
+            work();
+        }
     }
 }
 

@@ -6,9 +6,7 @@ use mainstem_env::{Fs, MemFs};
 use mainstem_log::{Flush, LogOptions};
 use mainstem_record::{Codec, Offset, TimestampMs, TimestampType};
 
-use crate::support::{
-    append, batch_of, options, read_batches, run, segment_spec, spec, start,
-};
+use crate::support::{append, batch_of, options, read_batches, run, segment_spec, spec, start};
 
 #[test]
 fn timestamps_are_found_exactly_inside_compressed_batches() {
@@ -21,7 +19,13 @@ fn timestamps_are_found_exactly_inside_compressed_batches() {
         let (log, _events) = start(&fs, options).await;
         let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
         let mut all: Vec<i64> = Vec::new();
-        let codecs = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+        let codecs = [
+            Codec::None,
+            Codec::Gzip,
+            Codec::Snappy,
+            Codec::Lz4,
+            Codec::Zstd,
+        ];
         for round in 0..40_i64 {
             // Rising on the whole, out of order within batches.
             let stamps = [30, 10, 20, 10].map(|t| round * 25 + t);
@@ -82,6 +86,9 @@ fn time_of_append_is_stamped_and_told() {
         assert_eq!(mainstem_record::validate(bytes), Ok(*header));
         let found = partition.find_timestamp(stamped).await;
         assert_eq!(found, Ok(Some((Offset(0), stamped))));
-        assert_eq!(partition.max_timestamp().await, Ok(Some((Offset(0), stamped))));
+        assert_eq!(
+            partition.max_timestamp().await,
+            Ok(Some((Offset(0), stamped)))
+        );
     });
 }

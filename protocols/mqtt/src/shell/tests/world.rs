@@ -122,12 +122,12 @@ impl World {
     /// The value of a counter with one label.
     pub(super) fn counted(&self, name: &str, label: &str) -> f64 {
         let families = self.registry.gather();
-        let family = families.iter().find(|family| family.name() == name);
+        let family = families.iter().find(|family| family.get_name() == name);
         let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
         metrics
             .iter()
             .filter(|metric| metric.get_label().iter().any(|pair| pair.value() == label))
-            .map(|metric| metric.get_counter().value() + metric.get_gauge().value())
+            .map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value())
             .sum()
     }
 }

@@ -14,8 +14,17 @@ impl Hub {
     pub(crate) fn broadcast(&self, topic: &str, payload: Bytes) {
         let flags = (QoS::AtMostOnce, false);
         let properties = MessageProperties::default();
-        let message = Arc::new(Message::new(topic.to_owned(), payload, flags, properties, 0));
-        let nowhere = PartitionId { topic: TopicId(Uuid::nil()), index: PartitionIndex(0) };
+        let message = Arc::new(Message::new(
+            topic.to_owned(),
+            payload,
+            flags,
+            properties,
+            0,
+        ));
+        let nowhere = PartitionId {
+            topic: TopicId(Uuid::nil()),
+            index: PartitionIndex(0),
+        };
         let mut found = Vec::new();
         {
             let trie = self.trie.read();
@@ -26,8 +35,11 @@ impl Hub {
             });
         }
         for (entry, subscription) in found {
-            let token =
-                Token { origin: Origin::Retained, partition: nowhere, offset: Offset::ZERO };
+            let token = Token {
+                origin: Origin::Retained,
+                partition: nowhere,
+                offset: Offset::ZERO,
+            };
             let delivery = Delivery::new(message.clone(), &subscription.options, token);
             match entry.state.lock().inbox.push(delivery) {
                 Ok(()) => entry.notify.notify_one(),

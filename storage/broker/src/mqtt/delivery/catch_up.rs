@@ -50,7 +50,12 @@ impl Hub {
             Err(_) => return Reading::Retry,
         };
         let end = partition.ends().committed_end;
-        let read = Read { from, bytes_max, at_least_one_batch: true, end };
+        let read = Read {
+            from,
+            bytes_max,
+            at_least_one_batch: true,
+            end,
+        };
         match partition.read(read).await {
             Ok(chunk) => Reading::Chunk(chunk),
             Err(ReadError::OutOfRange { log_start, .. }) if log_start > from => {
@@ -80,12 +85,18 @@ impl Hub {
             }
             Reading::Gap(next) => {
                 if next > from {
-                    self.metrics.dropped_retention.inc_by(next.0.abs_diff(from.0));
+                    self.metrics
+                        .dropped_retention
+                        .inc_by(next.0.abs_diff(from.0));
                 }
                 (next, Vec::new())
             }
             Reading::Gone => {
-                entry.state.lock().inbox.retain_feeds(|other| other != partition);
+                entry
+                    .state
+                    .lock()
+                    .inbox
+                    .retain_feeds(|other| other != partition);
                 return;
             }
             Reading::Retry => {
@@ -93,7 +104,11 @@ impl Hub {
                 return;
             }
         };
-        let pushed = entry.state.lock().inbox.push_read(partition, (from, next), deliveries);
+        let pushed = entry
+            .state
+            .lock()
+            .inbox
+            .push_read(partition, (from, next), deliveries);
         if pushed.dropped > 0 {
             self.metrics.dropped_queue_full.inc_by(pushed.dropped);
         }
@@ -129,23 +144,29 @@ impl Hub {
                 return ControlFlow::Break(());
             }
             let mut found: Option<Delivery> = None;
-            filters.trie.for_each_match(scanned.topic, &mut scratch, |subscription| {
-                let options = &subscription.options;
-                let is_own = options.no_local
-                    && scanned.view.publisher() == Some(entry.client_id.as_bytes());
-                if is_own || !subscription.covers(partition, scanned.offset) {
-                    return;
-                }
-                match &mut found {
-                    Some(delivery) => delivery.merge(options),
-                    None => {
-                        let origin = Origin::Feed;
-                        let token = Token { origin, partition, offset: scanned.offset };
-                        let message = Arc::new(scanned.message());
-                        found = Some(Delivery::new(message, options, token));
+            filters
+                .trie
+                .for_each_match(scanned.topic, &mut scratch, |subscription| {
+                    let options = &subscription.options;
+                    let is_own = options.no_local
+                        && scanned.view.publisher() == Some(entry.client_id.as_bytes());
+                    if is_own || !subscription.covers(partition, scanned.offset) {
+                        return;
                     }
-                }
-            });
+                    match &mut found {
+                        Some(delivery) => delivery.merge(options),
+                        None => {
+                            let origin = Origin::Feed;
+                            let token = Token {
+                                origin,
+                                partition,
+                                offset: scanned.offset,
+                            };
+                            let message = Arc::new(scanned.message());
+                            found = Some(Delivery::new(message, options, token));
+                        }
+                    }
+                });
             deliveries.extend(found.filter(|delivery| !delivery.message.is_expired(now_ms)));
             ControlFlow::Continue(())
         });
@@ -164,9 +185,13 @@ impl OwnFilters {
         }
         self.version = Some(state.subscriptions_version);
         self.trie = Trie::default();
-        let own = state.subscriptions.values().filter(|subscription| subscription.group.is_none());
+        let own = state
+            .subscriptions
+            .values()
+            .filter(|subscription| subscription.group.is_none());
         for (number, subscription) in own.enumerate() {
-            self.trie.insert(&subscription.filter, number as u64, subscription.clone());
+            self.trie
+                .insert(&subscription.filter, number as u64, subscription.clone());
         }
     }
 }

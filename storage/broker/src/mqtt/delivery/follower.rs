@@ -44,7 +44,12 @@ pub(super) async fn run(hub: Arc<Hub>, follower: Arc<Follower>) {
         if follower.stop.is_cancelled() {
             return;
         }
-        let read = Read { from, bytes_max: FOLLOW_READ_BYTES, at_least_one_batch: true, end };
+        let read = Read {
+            from,
+            bytes_max: FOLLOW_READ_BYTES,
+            at_least_one_batch: true,
+            end,
+        };
         match follower.partition.read(read).await {
             Ok(chunk) => dispatch(&hub, &follower, &chunk, &mut memory),
             Err(ReadError::OutOfRange { log_start, .. }) => pass(&follower, log_start.max(from)),
@@ -81,7 +86,11 @@ fn dispatch(hub: &Hub, follower: &Follower, chunk: &Chunk, memory: &mut Memory) 
     let from = follower.position.done();
     // Before the trie is looked at: who subscribes after that sees it, see `Position::begin`.
     follower.position.begin(chunk.next);
-    let Memory { topic, scratch, plan } = memory;
+    let Memory {
+        topic,
+        scratch,
+        plan,
+    } = memory;
     let trie = hub.trie.read();
     if !trie.is_empty() {
         let image = hub.core.image();
@@ -93,9 +102,15 @@ fn dispatch(hub: &Hub, follower: &Follower, chunk: &Chunk, memory: &mut Memory) 
         };
         let now_ms = hub.core.env.wall_ms();
         scan(&how, chunk, from, topic, |scanned| {
-            let mut current =
-                Current { scanned, partition: follower.id, now_ms, message: None };
-            trie.for_each_match(scanned.topic, scratch, |target| plan.add(target, &mut current));
+            let mut current = Current {
+                scanned,
+                partition: follower.id,
+                now_ms,
+                message: None,
+            };
+            trie.for_each_match(scanned.topic, scratch, |target| {
+                plan.add(target, &mut current)
+            });
             ControlFlow::Continue(())
         });
     }

@@ -22,8 +22,8 @@ use mainstem_record::{Offset, PartitionId};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use position::Position;
 pub(crate) use catch_up::{OwnFilters, Reading};
+pub(crate) use position::Position;
 pub(crate) use refresh::partitions_of;
 pub(crate) use scan::{Scan, Scanned, scan};
 
@@ -122,11 +122,20 @@ impl Hub {
                 partition,
                 stop: self.core.stop.child_token(),
             });
-            self.core.spawn("mqtt follower", follower::run(self.clone(), follower.clone()));
-            Running { follower, interests: 0 }
+            self.core.spawn(
+                "mqtt follower",
+                follower::run(self.clone(), follower.clone()),
+            );
+            Running {
+                follower,
+                interests: 0,
+            }
         });
         entry.interests += 1;
-        let interest = Interest { followers: self.followers.clone(), partition: id };
+        let interest = Interest {
+            followers: self.followers.clone(),
+            partition: id,
+        };
         Ok((entry.follower.position.clone(), interest))
     }
 }
@@ -136,7 +145,9 @@ impl Hub {
 impl Drop for Interest {
     fn drop(&mut self) {
         let mut running = self.followers.running.lock();
-        let Some(entry) = running.get_mut(&self.partition) else { return };
+        let Some(entry) = running.get_mut(&self.partition) else {
+            return;
+        };
         entry.interests -= 1;
         if entry.interests == 0 {
             entry.follower.stop.cancel();

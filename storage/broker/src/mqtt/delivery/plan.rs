@@ -37,7 +37,9 @@ pub(super) struct Current<'a> {
 impl Current<'_> {
     fn message(&mut self) -> Arc<Message> {
         let scanned = self.scanned;
-        self.message.get_or_insert_with(|| Arc::new(scanned.message())).clone()
+        self.message
+            .get_or_insert_with(|| Arc::new(scanned.message()))
+            .clone()
     }
 
     fn is_from(&self, client_id: &str) -> bool {
@@ -74,7 +76,12 @@ impl Plan {
         if message.is_expired(current.now_ms) {
             return;
         }
-        let Self { places, sessions, spare, .. } = self;
+        let Self {
+            places,
+            sessions,
+            spare,
+            ..
+        } = self;
         let place = *places.entry(entry.number).or_insert_with(|| {
             sessions.push((entry.clone(), spare.pop().unwrap_or_default()));
             sessions.len() - 1
@@ -83,7 +90,11 @@ impl Plan {
         match deliveries.last_mut() {
             Some(last) if last.token.offset == offset => last.merge(options),
             _ => {
-                let token = Token { origin: Origin::Feed, partition: current.partition, offset };
+                let token = Token {
+                    origin: Origin::Feed,
+                    partition: current.partition,
+                    offset,
+                };
                 deliveries.push(Delivery::new(message, options, token));
             }
         }
@@ -96,14 +107,21 @@ impl Plan {
             groups.push((group.clone(), Vec::new()));
             groups.len() - 1
         });
-        groups[place].1.push(Candidate { offset: current.scanned.offset, message });
+        groups[place].1.push(Candidate {
+            offset: current.scanned.offset,
+            message,
+        });
     }
 
     /// Hands everything over: each session is locked once and woken once.
     pub(super) fn flush(&mut self, partition: PartitionId, metrics: &MqttMetrics) {
         self.places.clear();
         for (entry, mut deliveries) in self.sessions.drain(..) {
-            let pushed = entry.state.lock().inbox.push_live(partition, &mut deliveries);
+            let pushed = entry
+                .state
+                .lock()
+                .inbox
+                .push_live(partition, &mut deliveries);
             if pushed.wake {
                 entry.notify.notify_one();
             }

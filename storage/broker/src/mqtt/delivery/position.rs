@@ -16,7 +16,10 @@ pub(crate) struct Position {
 
 impl Position {
     pub(crate) fn new(at: Offset) -> Self {
-        Self { begun: AtomicI64::new(at.0), done: AtomicI64::new(at.0) }
+        Self {
+            begun: AtomicI64::new(at.0),
+            done: AtomicI64::new(at.0),
+        }
     }
 
     /// Announces that all below `end` is about to be matched. Comes before the subscriptions are

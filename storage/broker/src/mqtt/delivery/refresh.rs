@@ -1,21 +1,13 @@
 //! Which partitions a subscription wants, and what happens when topics come, go or change their
 //! exposure.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use mainstem_config::{MqttAccess, OVERFLOW_TOPIC};
 use mainstem_metadata::{Image, RouteTarget, Topic};
 use mainstem_record::{PartitionId, PartitionIndex, TopicId};
 
-use crate::mqtt::{
-    hub::Hub,
-    mapping,
-    session::StartAt,
-    topic,
-};
+use crate::mqtt::{hub::Hub, mapping, session::StartAt, topic};
 
 /// What is seen of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +19,10 @@ struct Seen {
 /// The partitions of a topic.
 pub(crate) fn partitions_of(topic: &Topic) -> impl Iterator<Item = PartitionId> + use<> {
     let id = topic.id;
-    (0..).map(PartitionIndex).take(topic.partitions.len()).map(move |index| PartitionId {
-        topic: id,
-        index,
-    })
+    (0..)
+        .map(PartitionIndex)
+        .take(topic.partitions.len())
+        .map(move |index| PartitionId { topic: id, index })
 }
 
 impl Hub {
@@ -62,7 +54,13 @@ impl Hub {
         let visible = image.topics_by_id.values().filter(|topic| !topic.internal);
         let seen = visible.map(|topic| {
             let is_readable = self.is_readable(topic);
-            (topic.id, Seen { partitions: topic.partitions.len(), is_readable })
+            (
+                topic.id,
+                Seen {
+                    partitions: topic.partitions.len(),
+                    is_readable,
+                },
+            )
         });
         seen.collect()
     }
@@ -94,7 +92,9 @@ impl Hub {
         now: &HashMap<TopicId, Seen>,
     ) {
         let is_open = |id: &TopicId| now.get(id).is_some_and(|seen| seen.is_readable);
-        let closed = before.iter().any(|(id, seen)| seen.is_readable && !is_open(id));
+        let closed = before
+            .iter()
+            .any(|(id, seen)| seen.is_readable && !is_open(id));
         let mut opened: Vec<(Arc<Topic>, StartAt)> = Vec::new();
         for (id, seen) in now.iter().filter(|(_, seen)| seen.is_readable) {
             let start = match before.get(id) {
@@ -106,15 +106,29 @@ impl Hub {
             };
             opened.extend(image.topic_by_id(*id).map(|topic| (topic.clone(), start)));
         }
-        for entry in self.online.iter().map(|entry| entry.value().clone()).collect::<Vec<_>>() {
+        for entry in self
+            .online
+            .iter()
+            .map(|entry| entry.value().clone())
+            .collect::<Vec<_>>()
+        {
             if closed {
-                entry.state.lock().inbox.retain_feeds(|partition| is_open(&partition.topic));
+                entry
+                    .state
+                    .lock()
+                    .inbox
+                    .retain_feeds(|partition| is_open(&partition.topic));
             }
             for (topic, start) in &opened {
                 self.add_feeds(&entry, image, topic, *start);
             }
         }
-        for group in self.groups.iter().map(|group| group.value().clone()).collect::<Vec<_>>() {
+        for group in self
+            .groups
+            .iter()
+            .map(|group| group.value().clone())
+            .collect::<Vec<_>>()
+        {
             if closed {
                 group.retain_feeds(|partition| is_open(&partition.topic));
             }

@@ -28,7 +28,9 @@ impl Hub {
             Reading::Retry => return Err(()),
         };
         let image = self.core.image();
-        let Some(topic) = image.topic_by_id(partition.topic) else { return Ok(None) };
+        let Some(topic) = image.topic_by_id(partition.topic) else {
+            return Ok(None);
+        };
         let how = Scan {
             kafka_topic: &topic.name,
             image: &image,
@@ -50,12 +52,20 @@ impl Hub {
     pub(crate) async fn resume(&self, entry: &SessionEntry) -> Option<Vec<Resume>> {
         let flights: Vec<(u16, Flight)> = {
             let state = entry.state.lock();
-            state.inbox.inflight().into_iter().map(|(id, flight)| (id, flight.clone())).collect()
+            state
+                .inbox
+                .inflight()
+                .into_iter()
+                .map(|(id, flight)| (id, flight.clone()))
+                .collect()
         };
         let mut resumed = Vec::with_capacity(flights.len());
         for (packet_id, flight) in flights {
             if flight.released {
-                resumed.push(Resume { packet_id, phase: OutboundPhase::Released });
+                resumed.push(Resume {
+                    packet_id,
+                    phase: OutboundPhase::Released,
+                });
                 continue;
             }
             let phase = match self.message_of(&flight).await.ok()? {
@@ -83,7 +93,9 @@ impl Hub {
         match &flight.source {
             // A retained message that was replaced since has come as an ordinary one.
             FlightSource::Retained(topic) => {
-                Ok(self.retained.message(topic, flight.partition, flight.offset))
+                Ok(self
+                    .retained
+                    .message(topic, flight.partition, flight.offset))
             }
             FlightSource::Feed | FlightSource::Shared(_) => {
                 self.read_message(flight.partition, flight.offset).await
@@ -103,7 +115,11 @@ fn redelivery(flight: Flight, message: Arc<Message>) -> Delivery {
         qos: flight.qos,
         retain: flight.retain,
         subscription_ids: flight.subscription_ids,
-        token: Token { origin, partition: flight.partition, offset: flight.offset },
+        token: Token {
+            origin,
+            partition: flight.partition,
+            offset: flight.offset,
+        },
         duplicate: true,
     }
 }

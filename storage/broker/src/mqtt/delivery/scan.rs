@@ -89,7 +89,11 @@ fn scan_batch(
     visit: &mut impl FnMut(&Scanned<'_>) -> ControlFlow<()>,
 ) -> Option<ControlFlow<()>> {
     let is_mqtt = header.attributes.is_mqtt();
-    let topic_of = TopicOf { kafka_topic: scan.kafka_topic, image: scan.image, is_mqtt };
+    let topic_of = TopicOf {
+        kafka_topic: scan.kafka_topic,
+        image: scan.image,
+        is_mqtt,
+    };
     let opened = records(bytes, scan.decompressed_bytes_max).ok()?;
     for record in opened.iter() {
         let record: RecordView<'_> = record.ok()?;

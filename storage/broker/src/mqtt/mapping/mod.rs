@@ -40,7 +40,11 @@ pub(crate) enum Place<'a> {
 /// still be sent to the overflow topic by its route.
 pub(crate) fn place(mqtt_topic: &str) -> Place<'_> {
     let (level, key) = topic::split_first_level(mqtt_topic);
-    if may_have_own_topic(level) { Place::Own { level, key } } else { Place::Overflow }
+    if may_have_own_topic(level) {
+        Place::Own { level, key }
+    } else {
+        Place::Overflow
+    }
 }
 
 /// Whether a first level can be the name of a Kafka topic that MQTT reaches without configuration.
@@ -52,9 +56,10 @@ pub(crate) fn may_have_own_topic(level: &str) -> bool {
 pub(crate) fn goes_to_overflow(image: &Image, mqtt_topic: &str) -> bool {
     match place(mqtt_topic) {
         Place::Overflow => true,
-        Place::Own { level, .. } => {
-            image.routes.get(level).is_some_and(|route| route.target == RouteTarget::Overflow)
-        }
+        Place::Own { level, .. } => image
+            .routes
+            .get(level)
+            .is_some_and(|route| route.target == RouteTarget::Overflow),
     }
 }
 
@@ -66,7 +71,11 @@ pub(crate) fn access(topic: &Topic, config: &TopicConfig) -> MqttAccess {
         return MqttAccess::None;
     }
     let closed = topic.name.starts_with('_') || config.cleanup.compact;
-    config.mqtt_access.unwrap_or(if closed { MqttAccess::None } else { MqttAccess::Both })
+    config.mqtt_access.unwrap_or(if closed {
+        MqttAccess::None
+    } else {
+        MqttAccess::Both
+    })
 }
 
 /// Whether subscribers may see a Kafka topic's records.
@@ -141,7 +150,9 @@ pub fn forged_header(
     kafka_topic: &str,
     headers: &Headers<'_>,
 ) -> Option<&'static str> {
-    let claimed = headers.iter().filter(|(name, _)| *name == HEADER_TOPIC.as_bytes());
+    let claimed = headers
+        .iter()
+        .filter(|(name, _)| *name == HEADER_TOPIC.as_bytes());
     let mut forged = claimed.filter(|(_, value)| {
         let named = value.and_then(|value| std::str::from_utf8(value).ok());
         !named.is_some_and(|named| routes_back(named, kafka_topic, image))

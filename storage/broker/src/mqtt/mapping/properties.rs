@@ -61,7 +61,10 @@ pub(super) fn own_headers<'a>(
 
 /// The binary forms that [`own_headers`] refers to.
 pub(super) fn binary(properties: &MessageProperties) -> ([u8; 1], [u8; 4]) {
-    ([properties.payload_format.unwrap_or(0)], properties.expiry_s.unwrap_or(0).to_be_bytes())
+    (
+        [properties.payload_format.unwrap_or(0)],
+        properties.expiry_s.unwrap_or(0).to_be_bytes(),
+    )
 }
 
 /// Reads properties from headers. Returns how many headers had no place in an MQTT message (not
@@ -100,11 +103,15 @@ fn take(
         }
         None => name,
     };
-    let Some(value) = text(value) else { return false };
+    let Some(value) = text(value) else {
+        return false;
+    };
     if properties.user.len() >= USER_PROPERTIES_MAX {
         return false;
     }
-    properties.user.push((user_name.to_owned(), value.to_owned()));
+    properties
+        .user
+        .push((user_name.to_owned(), value.to_owned()));
     true
 }
 
@@ -126,8 +133,9 @@ fn take_reserved(
             properties.payload_format.is_some()
         }
         RESPONSE_TOPIC => {
-            properties.response_topic =
-                text(value).filter(|value| topic::is_legal_name(value)).map(str::to_owned);
+            properties.response_topic = text(value)
+                .filter(|value| topic::is_legal_name(value))
+                .map(str::to_owned);
             properties.response_topic.is_some()
         }
         CORRELATION_DATA if value.len() <= VALUE_BYTES_MAX => {

@@ -44,9 +44,15 @@ pub(crate) fn encode(message: &Encode<'_>) -> (EncodedRecord, u8) {
         bytes
     });
     let user = &message.properties.user;
-    let names: Vec<Name<'_>> = user.iter().map(|(name, _)| properties::user_header(name)).collect();
+    let names: Vec<Name<'_>> = user
+        .iter()
+        .map(|(name, _)| properties::user_header(name))
+        .collect();
     let mut headers: Vec<(&[u8], Option<&[u8]>)> = Vec::with_capacity(user.len() + 4);
-    headers.push((properties::CLIENT.as_bytes(), Some(message.client_id.as_bytes())));
+    headers.push((
+        properties::CLIENT.as_bytes(),
+        Some(message.client_id.as_bytes()),
+    ));
     properties::own_headers(message.properties, &scratch, |name, value| {
         headers.push((name.as_bytes(), Some(value)));
     });
@@ -129,8 +135,8 @@ fn share(batch: &Bytes, part: &[u8]) -> Bytes {
     let bounds = batch.as_ptr_range();
     let range = part.as_ptr_range();
     let inside = bounds.start <= range.start && range.end <= bounds.end;
-    let small = batch.len() <= SHARED_BATCH_BYTES_MAX
-        || part.len() >= batch.len() / SHARED_PAYLOAD_PART;
+    let small =
+        batch.len() <= SHARED_BATCH_BYTES_MAX || part.len() >= batch.len() / SHARED_PAYLOAD_PART;
     if inside && small && !part.is_empty() {
         batch.slice_ref(part)
     } else {

@@ -25,7 +25,11 @@ fn read_back<T>(
     builder.push(attributes, TimestampMs(1_000), record);
     let batch = builder.finish().expect("a batch").freeze();
     let opened = records(&batch, 1 << 20).expect("records");
-    let record = opened.iter().next().expect("one record").expect("a good record");
+    let record = opened
+        .iter()
+        .next()
+        .expect("one record")
+        .expect("a good record");
     read(&record, &batch)
 }
 
@@ -34,7 +38,12 @@ fn topic_of(kafka_topic: &str, key: Option<&str>) -> String {
     let image = Image::default();
     read_back(&record, 0, false, |view, _| {
         let mut out = String::new();
-        TopicOf { kafka_topic, image: &image, is_mqtt: false }.write(view.key, &view.headers, &mut out);
+        TopicOf {
+            kafka_topic,
+            image: &image,
+            is_mqtt: false,
+        }
+        .write(view.key, &view.headers, &mut out);
         out
     })
 }
@@ -63,7 +72,12 @@ fn mqtt_topic() -> impl Strategy<Value = String> {
 }
 
 fn text() -> impl Strategy<Value = String> {
-    prop_oneof![Just(String::new()), "[^\0]{1,8}", "mqtt\\.[a-z.]{0,8}", Just("content-type".into())]
+    prop_oneof![
+        Just(String::new()),
+        "[^\0]{1,8}",
+        "mqtt\\.[a-z.]{0,8}",
+        Just("content-type".into())
+    ]
 }
 
 prop_compose! {
@@ -140,9 +154,27 @@ proptest! {
 
 #[test]
 fn slashless_empty_and_overflow_topics_are_told_apart() {
-    assert_eq!(place("sensors"), Place::Own { level: "sensors", key: None });
-    assert_eq!(place("sensors/"), Place::Own { level: "sensors", key: Some("") });
-    assert_eq!(place("sensors/a/b"), Place::Own { level: "sensors", key: Some("a/b") });
+    assert_eq!(
+        place("sensors"),
+        Place::Own {
+            level: "sensors",
+            key: None
+        }
+    );
+    assert_eq!(
+        place("sensors/"),
+        Place::Own {
+            level: "sensors",
+            key: Some("")
+        }
+    );
+    assert_eq!(
+        place("sensors/a/b"),
+        Place::Own {
+            level: "sensors",
+            key: Some("a/b")
+        }
+    );
     for name in ["/x", "é/1", "..", "mqtt.messages/x", "_x/y", "a b/c"] {
         assert_eq!(place(name), Place::Overflow, "{name}");
     }
@@ -155,7 +187,12 @@ fn unreadable_keys_give_the_kafka_topic_alone() {
         let record = EncodedRecord::new(Some(key), None, []);
         let name = read_back(&record, 0, false, |view, _| {
             let mut out = String::new();
-            TopicOf { kafka_topic: "t", image: &image, is_mqtt: false }.write(view.key, &view.headers, &mut out);
+            TopicOf {
+                kafka_topic: "t",
+                image: &image,
+                is_mqtt: false,
+            }
+            .write(view.key, &view.headers, &mut out);
             out
         });
         assert_eq!(name, "t");
@@ -166,12 +203,22 @@ fn unreadable_keys_give_the_kafka_topic_alone() {
 #[test]
 fn forged_topic_header_is_ignored_and_named() {
     let image = Image::default();
-    for (value, forged) in [("t/other", false), ("u/other", true), ("t/+", true), ("/t", true)] {
+    for (value, forged) in [
+        ("t/other", false),
+        ("u/other", true),
+        ("t/+", true),
+        ("/t", true),
+    ] {
         let headers = [(HEADER_TOPIC.as_bytes(), Some(value.as_bytes()))];
         let record = EncodedRecord::new(Some(b"k"), None, headers);
         let (name, claim) = read_back(&record, 0, false, |view, _| {
             let mut out = String::new();
-            TopicOf { kafka_topic: "t", image: &image, is_mqtt: false }.write(view.key, &view.headers, &mut out);
+            TopicOf {
+                kafka_topic: "t",
+                image: &image,
+                is_mqtt: false,
+            }
+            .write(view.key, &view.headers, &mut out);
             (out, forged_header(&image, "t", &view.headers))
         });
         assert_eq!(name, if forged { "t/k" } else { value });
@@ -191,9 +238,16 @@ fn kafka_headers_become_properties_and_bad_ones_are_counted() {
     ];
     let (message, dropped) = decode(&EncodedRecord::new(None, None, headers), 0xff, false);
     assert_eq!(dropped, 2);
-    assert_eq!(message.properties.content_type.as_deref(), Some("text/plain"));
-    let user: Vec<(&str, &str)> =
-        message.properties.user.iter().map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!(
+        message.properties.content_type.as_deref(),
+        Some("text/plain")
+    );
+    let user: Vec<(&str, &str)> = message
+        .properties
+        .user
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
     assert_eq!(user, [("a", "1"), ("a", "2"), ("null", "")]);
     assert!(message.payload.is_empty());
     assert_eq!(message.expiry_remaining_s(0), None);

@@ -34,7 +34,11 @@ impl Hub {
         partition: &Partition,
     ) -> Result<Pending, PublishError> {
         let id = partition.id();
-        let mark = self.retained.marks.entry(id).or_insert_with(|| Arc::new(Mark::new(id)));
+        let mark = self
+            .retained
+            .marks
+            .entry(id)
+            .or_insert_with(|| Arc::new(Mark::new(id)));
         let mark = mark.value().clone();
         mark.pending.fetch_add(1, Ordering::SeqCst);
         let pending = Pending(mark);
@@ -69,7 +73,12 @@ impl Hub {
         }
         let now = TimestampMs(self.core.env.wall_ms());
         let timestamp = appended.log_append_time.unwrap_or(now);
-        let place = Place { partition, epoch, offset: appended.base_offset, timestamp };
+        let place = Place {
+            partition,
+            epoch,
+            offset: appended.base_offset,
+            timestamp,
+        };
         self.derive(candidate.into_entry(place)).await
     }
 
@@ -91,18 +100,28 @@ impl Hub {
                 }
             };
             self.metrics.retained.set(retained.len() as i64);
-            let record = KeyValue { key: Key::Topic(&topic).encode(), value };
+            let record = KeyValue {
+                key: Key::Topic(&topic).encode(),
+                value,
+            };
             let partition = retained.store.partition_of(topic.as_bytes());
             let ticket = retained.store.append(partition, vec![record]).await;
             ticket.map_err(|code| PublishError::Transient(code.to_string()))?
         };
-        ticket.await.map(|_| ()).map_err(|error| append_error(&error))
+        ticket
+            .await
+            .map(|_| ())
+            .map_err(|error| append_error(&error))
     }
 
     /// Looks at everything above the marks of the last life of the node.
     pub(crate) async fn repair_retained(&self) {
-        let marks: Vec<Arc<Mark>> =
-            self.retained.marks.iter().map(|mark| mark.value().clone()).collect();
+        let marks: Vec<Arc<Mark>> = self
+            .retained
+            .marks
+            .iter()
+            .map(|mark| mark.value().clone())
+            .collect();
         for mark in marks {
             let from = Offset(mark.at.load(Ordering::SeqCst));
             if let Err(error) = self.repair_partition(mark.partition, from).await {
@@ -121,7 +140,9 @@ impl Hub {
         partition: PartitionId,
         mut from: Offset,
     ) -> Result<(), PublishError> {
-        let Ok(opened) = self.core.partition(partition) else { return Ok(()) };
+        let Ok(opened) = self.core.partition(partition) else {
+            return Ok(());
+        };
         let (end, epoch) = (opened.ends().committed_end, opened.epoch());
         while from < end {
             let chunk = match self.read_log(partition, from, FOLLOW_READ_BYTES).await {
@@ -152,7 +173,9 @@ impl Hub {
     ) -> Vec<RetainedEntry> {
         let mut found = Vec::new();
         let image = self.core.image();
-        let Some(topic) = image.topic_by_id(partition.topic) else { return found };
+        let Some(topic) = image.topic_by_id(partition.topic) else {
+            return found;
+        };
         let how = Scan {
             kafka_topic: &topic.name,
             image: &image,
@@ -164,8 +187,12 @@ impl Hub {
                 let publisher = scanned.view.publisher().unwrap_or_default();
                 let candidate = Candidate::from_message(scanned.message(), publisher);
                 // Offsets never go back, so the present epoch orders as well as the record's own.
-                let place =
-                    Place { partition, epoch, offset: scanned.offset, timestamp: scanned.timestamp };
+                let place = Place {
+                    partition,
+                    epoch,
+                    offset: scanned.offset,
+                    timestamp: scanned.timestamp,
+                };
                 found.push(candidate.into_entry(place));
             }
             ControlFlow::Continue(())
@@ -185,7 +212,10 @@ impl Hub {
             loop {
                 let now_ms = self.core.env.wall_ms();
                 let (expired, next) =
-                    self.retained.view.read().expired(after.as_ref(), RETAINED_SCAN_STEP, now_ms);
+                    self.retained
+                        .view
+                        .read()
+                        .expired(after.as_ref(), RETAINED_SCAN_STEP, now_ms);
                 for entry in expired {
                     self.forget_expired(entry).await;
                 }
@@ -205,24 +235,36 @@ impl Hub {
         {
             let mut view = self.retained.view.write();
             // A newer one may have come meanwhile.
-            if view.get(&topic).is_none_or(|known| known.place() != entry.place()) {
+            if view
+                .get(&topic)
+                .is_none_or(|known| known.place() != entry.place())
+            {
                 return;
             }
             view.remove(&topic);
             self.metrics.retained.set(view.len() as i64);
         }
-        let record = KeyValue { key: Key::Topic(&topic).encode(), value: None };
+        let record = KeyValue {
+            key: Key::Topic(&topic).encode(),
+            value: None,
+        };
         let partition = self.retained.store.partition_of(topic.as_bytes());
         // What remains has expired, and is swept again after the next start.
         let _ = self.retained.store.append(partition, vec![record]).await;
     }
 
     async fn advance_marks(&self) {
-        let marks: Vec<Arc<Mark>> =
-            self.retained.marks.iter().map(|mark| mark.value().clone()).collect();
+        let marks: Vec<Arc<Mark>> = self
+            .retained
+            .marks
+            .iter()
+            .map(|mark| mark.value().clone())
+            .collect();
         for mark in marks {
             // The end first: what begins after it is appended above it.
-            let Ok(partition) = self.core.partition(mark.partition) else { continue };
+            let Ok(partition) = self.core.partition(mark.partition) else {
+                continue;
+            };
             let end = partition.ends().committed_end;
             let is_idle = mark.pending.load(Ordering::SeqCst) == 0;
             let is_written = mark.is_written.load(Ordering::SeqCst);
@@ -297,7 +339,13 @@ impl Retained {
     ) -> Result<(), crate::error_code::ErrorCode> {
         let key = Key::Mark(partition).encode();
         let index = self.store.partition_of(&key);
-        let record = KeyValue { key, value: Some(encode_mark(at)) };
-        self.store.append_durable(index, vec![record]).await.map(|_| ())
+        let record = KeyValue {
+            key,
+            value: Some(encode_mark(at)),
+        };
+        self.store
+            .append_durable(index, vec![record])
+            .await
+            .map(|_| ())
     }
 }

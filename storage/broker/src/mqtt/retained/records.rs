@@ -58,9 +58,17 @@ impl<'a> Key<'a> {
 pub(super) fn encode_entry(entry: &RetainedEntry) -> Bytes {
     let message = &entry.message;
     let mut writer = Writer::new(FORMAT);
-    writer.partition(entry.partition).u32(entry.epoch.0 as u32).offset(entry.offset);
-    writer.i64(entry.timestamp.0).text(&entry.publisher).u8(message.qos as u8);
-    writer.properties(&message.properties).bytes(&message.payload);
+    writer
+        .partition(entry.partition)
+        .u32(entry.epoch.0 as u32)
+        .offset(entry.offset);
+    writer
+        .i64(entry.timestamp.0)
+        .text(&entry.publisher)
+        .u8(message.qos as u8);
+    writer
+        .properties(&message.properties)
+        .bytes(&message.payload);
     writer.finish()
 }
 
@@ -79,7 +87,13 @@ pub(super) fn decode_entry(topic: &str, bytes: &[u8]) -> Option<RetainedEntry> {
     let qos = reader.qos()?;
     let properties = reader.properties()?;
     let payload = Bytes::copy_from_slice(reader.bytes()?);
-    let message = Message::new(topic.to_owned(), payload, (qos, true), properties, place.timestamp.0);
+    let message = Message::new(
+        topic.to_owned(),
+        payload,
+        (qos, true),
+        properties,
+        place.timestamp.0,
+    );
     Some(RetainedEntry::new(message, publisher, place))
 }
 
@@ -91,5 +105,9 @@ pub(super) fn encode_mark(at: Offset) -> Bytes {
 
 pub(super) fn decode_mark(bytes: &[u8]) -> Option<Offset> {
     let mut reader = Reader::new(bytes);
-    if reader.u8()? == FORMAT { reader.offset() } else { None }
+    if reader.u8()? == FORMAT {
+        reader.offset()
+    } else {
+        None
+    }
 }

@@ -104,7 +104,9 @@ impl View {
     pub(crate) fn apply(&mut self, entry: RetainedEntry, messages_max: usize) -> Change {
         let place = entry.place();
         let former = self.entries.get(&entry.topic);
-        let known = former.map(RetainedEntry::place).or(self.deleted.get(&entry.topic).copied());
+        let known = former
+            .map(RetainedEntry::place)
+            .or(self.deleted.get(&entry.topic).copied());
         if known.is_some_and(|known| !place.is_after(&known)) {
             return Change::Nothing;
         }
@@ -113,7 +115,11 @@ impl View {
         if entry.message.payload.is_empty() {
             self.remove(&entry.topic);
             self.remember_deletion(entry.topic, place);
-            return if had { Change::Deleted } else { Change::Nothing };
+            return if had {
+                Change::Deleted
+            } else {
+                Change::Nothing
+            };
         }
         let bytes = self.bytes - former_bytes + entry.bytes();
         if bytes > RETAINED_BYTES_TOTAL_MAX || (!had && self.entries.len() >= messages_max) {
@@ -127,7 +133,9 @@ impl View {
 
     /// Forgets a topic.
     pub(crate) fn remove(&mut self, topic: &str) -> bool {
-        let Some(former) = self.entries.remove(topic) else { return false };
+        let Some(former) = self.entries.remove(topic) else {
+            return false;
+        };
         self.bytes -= former.bytes();
         true
     }
@@ -180,7 +188,10 @@ impl View {
         now_ms: i64,
     ) -> (Vec<RetainedEntry>, Option<Arc<str>>) {
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_ref()));
-        let range = self.entries.range::<str, _>((from, Bound::Unbounded)).take(step);
+        let range = self
+            .entries
+            .range::<str, _>((from, Bound::Unbounded))
+            .take(step);
         let (mut expired, mut last, mut walked) = (Vec::new(), None, 0);
         for (topic, entry) in range {
             walked += 1;
@@ -218,14 +229,23 @@ mod tests {
 
     fn entry(topic: &str, payload: &str, offset: i64) -> RetainedEntry {
         let place = Place {
-            partition: PartitionId { topic: TopicId(Uuid::nil()), index: PartitionIndex(0) },
+            partition: PartitionId {
+                topic: TopicId(Uuid::nil()),
+                index: PartitionIndex(0),
+            },
             epoch: LeaderEpoch(0),
             offset: Offset(offset),
             timestamp: TimestampMs(offset),
         };
         let payload = Bytes::copy_from_slice(payload.as_bytes());
         let flags = (QoS::AtLeastOnce, true);
-        let message = Message::new(topic.into(), payload, flags, MessageProperties::default(), 0);
+        let message = Message::new(
+            topic.into(),
+            payload,
+            flags,
+            MessageProperties::default(),
+            0,
+        );
         RetainedEntry::new(message, Arc::from("c"), place)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mainstem_record::{Offset, PartitionId};
 
 use super::{
-    Session, SessionEntry, State, StartAt,
+    Session, SessionEntry, StartAt, State,
     inbox::{Feed, Mode, QueueLimits},
     store,
 };
@@ -35,9 +35,15 @@ impl Hub {
         }
         self.check_connect(&request)?;
         if request.client_id.is_empty() {
-            request.client_id = format!("auto-{}", uuid::Uuid::from_bytes(self.core.env.random_uuid()));
+            request.client_id = format!(
+                "auto-{}",
+                uuid::Uuid::from_bytes(self.core.env.random_uuid())
+            );
         }
-        let caller = Caller { client_id: Arc::from(request.client_id.as_str()), ..caller.clone() };
+        let caller = Caller {
+            client_id: Arc::from(request.client_id.as_str()),
+            ..caller.clone()
+        };
         loop {
             let entry = self.entry(&caller)?;
             let control = entry.control.lock().await;
@@ -72,7 +78,11 @@ impl Hub {
         {
             return Err(ConnectError::WillTopic);
         }
-        let user = will.properties.user.iter().map(|(name, value)| name.len() + value.len());
+        let user = will
+            .properties
+            .user
+            .iter()
+            .map(|(name, value)| name.len() + value.len());
         let bytes = will.topic.len() + will.payload.len() + user.sum::<usize>();
         if bytes > config.will_bytes_max {
             return Err(ConnectError::WillTooLarge);
@@ -88,15 +98,30 @@ impl Hub {
             return Err(ConnectError::TooManySessions);
         }
         let fresh = || {
-            let state = State::new(self.core.env.random_uuid(), caller.clone(), self.queue_limits());
-            Arc::new(SessionEntry::new(self.next_number(), caller.client_id.clone(), state))
+            let state = State::new(
+                self.core.env.random_uuid(),
+                caller.clone(),
+                self.queue_limits(),
+            );
+            Arc::new(SessionEntry::new(
+                self.next_number(),
+                caller.client_id.clone(),
+                state,
+            ))
         };
-        Ok(self.sessions.entry(caller.client_id.clone()).or_insert_with(fresh).clone())
+        Ok(self
+            .sessions
+            .entry(caller.client_id.clone())
+            .or_insert_with(fresh)
+            .clone())
     }
 
     pub(crate) fn queue_limits(&self) -> QueueLimits {
         let config = &self.core.config.mqtt;
-        QueueLimits { messages: config.queue_messages_max, bytes: config.queue_bytes_max }
+        QueueLimits {
+            messages: config.queue_messages_max,
+            bytes: config.queue_bytes_max,
+        }
     }
 
     /// A connect that failed must not leave an empty session behind.
@@ -116,7 +141,9 @@ impl Hub {
         caller: &Caller,
         request: &ConnectRequest,
     ) -> Result<Connected, ConnectError> {
-        let expiry_s = request.session_expiry_s.min(self.core.config.mqtt.session_expiry_s_max);
+        let expiry_s = request
+            .session_expiry_s
+            .min(self.core.config.mqtt.session_expiry_s_max);
         let session_present = self.take_over(entry, request.clean_start).await;
         if !session_present {
             self.start_anew(entry).await;
@@ -141,7 +168,10 @@ impl Hub {
         let outbound = match outbound {
             Ok(outbound) => outbound,
             Err(error) => {
-                let quietly = Disconnect { publish_will: false, session_expiry_s: None };
+                let quietly = Disconnect {
+                    publish_will: false,
+                    session_expiry_s: None,
+                };
                 self.go_offline(entry, &quietly).await;
                 return Err(error);
             }
@@ -192,8 +222,13 @@ impl Hub {
     async fn start_anew(self: &Arc<Self>, entry: &Arc<SessionEntry>) {
         let keys = {
             let mut state = entry.state.lock();
-            let keys = state.durable.then(|| store::all_keys(&entry.client_id, &state));
-            let groups = state.subscriptions.values().filter_map(|sub| sub.group.clone());
+            let keys = state
+                .durable
+                .then(|| store::all_keys(&entry.client_id, &state));
+            let groups = state
+                .subscriptions
+                .values()
+                .filter_map(|sub| sub.group.clone());
             let groups: Vec<_> = groups.collect();
             self.reset(&mut state);
             drop(state);
@@ -228,12 +263,17 @@ impl Hub {
         let build = move |state: &mut State| {
             // Of a clean session only the will must outlive a crash, and nobody waits for that.
             let needed = state.is_persistent() || state.will.is_some() || state.durable;
-            if needed { vec![store::session(&client, state)] } else { Vec::new() }
+            if needed {
+                vec![store::session(&client, state)]
+            } else {
+                Vec::new()
+            }
         };
         match self.write(entry, epoch, build).await {
-            Ok(Some(ticket)) if expiry_s > 0 => {
-                ticket.await.map(|_| ()).map_err(|_| ConnectError::Unavailable)
-            }
+            Ok(Some(ticket)) if expiry_s > 0 => ticket
+                .await
+                .map(|_| ())
+                .map_err(|_| ConnectError::Unavailable),
             Err(_) if expiry_s > 0 => Err(ConnectError::Unavailable),
             _ => Ok(()),
         }
@@ -246,10 +286,14 @@ impl Hub {
         if subscriptions.is_empty() {
             return;
         }
-        let own = subscriptions.iter().filter(|subscription| subscription.group.is_none());
+        let own = subscriptions
+            .iter()
+            .filter(|subscription| subscription.group.is_none());
         for subscription in own {
             let target = Target::Session(entry.clone(), subscription.clone());
-            self.trie.write().insert(&subscription.filter, entry.number, target);
+            self.trie
+                .write()
+                .insert(&subscription.filter, entry.number, target);
         }
         self.metrics.subscriptions.add(subscriptions.len() as i64);
         // After the trie, so that a topic that is made meanwhile is seen here or by the refresh.
@@ -257,7 +301,10 @@ impl Hub {
         for topic in image.topics_by_id.values() {
             self.add_feeds(entry, &image, topic, StartAt::Left);
         }
-        for subscription in subscriptions.iter().filter(|subscription| subscription.group.is_some()) {
+        for subscription in subscriptions
+            .iter()
+            .filter(|subscription| subscription.group.is_some())
+        {
             self.join_group(entry, subscription, &image);
         }
         entry.notify.notify_one();
@@ -279,9 +326,14 @@ impl Hub {
             if !state.online {
                 return;
             }
-            let own = state.subscriptions.values().filter(|sub| sub.group.is_none());
-            let relevant: Vec<_> =
-                own.filter(|sub| self.is_relevant(image, &sub.filter, topic)).cloned().collect();
+            let own = state
+                .subscriptions
+                .values()
+                .filter(|sub| sub.group.is_none());
+            let relevant: Vec<_> = own
+                .filter(|sub| self.is_relevant(image, &sub.filter, topic))
+                .cloned()
+                .collect();
             if relevant.is_empty() {
                 return;
             }
@@ -292,10 +344,15 @@ impl Hub {
                 left.unwrap_or_else(|| {
                     // Not there when any of them was made: it belongs to them from its beginning.
                     let starts = relevant.iter().map(|sub| sub.start(partition));
-                    starts.map(|start| start.unwrap_or(Offset::ZERO)).min().unwrap_or(Offset::ZERO)
+                    starts
+                        .map(|start| start.unwrap_or(Offset::ZERO))
+                        .min()
+                        .unwrap_or(Offset::ZERO)
                 })
             };
-            missing.map(|partition| (partition, start_of(partition))).collect::<Vec<_>>()
+            missing
+                .map(|partition| (partition, start_of(partition)))
+                .collect::<Vec<_>>()
         };
         for (partition, left) in starts {
             self.add_feed(entry, topic, (partition, left), start);
@@ -310,15 +367,24 @@ impl Hub {
         (partition, left): (PartitionId, Offset),
         start: StartAt,
     ) {
-        let Ok(opened) = self.core.partition(partition) else { return };
-        let Ok((position, interest)) = self.follow(topic, partition) else { return };
+        let Ok(opened) = self.core.partition(partition) else {
+            return;
+        };
+        let Ok((position, interest)) = self.follow(topic, partition) else {
+            return;
+        };
         let ends = opened.ends();
         let mode = match start {
             // Above the end only if unsynced records were lost with the machine's power.
             StartAt::Left => Mode::Behind(left.min(ends.log_end)),
             StartAt::End => Mode::Live(ends.committed_end),
         };
-        let feed = Feed { mode, position, online_from: ends.committed_end, interest: Some(interest) };
+        let feed = Feed {
+            mode,
+            position,
+            online_from: ends.committed_end,
+            interest: Some(interest),
+        };
         let mut state = entry.state.lock();
         if state.online {
             state.cursors.remove(&partition);

@@ -32,7 +32,7 @@ impl Hub {
             self.trie.write().remove(&subscription.filter, entry.number);
         }
         self.metrics.subscriptions.sub(subscriptions.len() as i64);
-        let (remains, is_persistent, in_flight) = {
+        let (returned, is_persistent, in_flight) = {
             let mut state = entry.state.lock();
             let positions = state.inbox.positions();
             state.cursors.extend(positions);
@@ -43,10 +43,13 @@ impl Hub {
         };
         self.metrics.inflight.sub(in_flight as i64);
         // Out of the groups first, so that what it gives back does not come back to it.
-        for group in subscriptions.iter().filter_map(|subscription| subscription.group.as_ref()) {
+        for group in subscriptions
+            .iter()
+            .filter_map(|subscription| subscription.group.as_ref())
+        {
             self.leave_group(group, entry, is_persistent);
         }
-        for (group, partition, offset) in remains.shared {
+        for (group, partition, offset) in returned {
             group.give_back(partition, offset);
         }
     }
@@ -62,15 +65,23 @@ impl Hub {
             if !end.publish_will {
                 state.will = None;
             }
-            (state.epoch, state.expiry_s, state.will.as_ref().map(|will| will.delay_s))
+            (
+                state.epoch,
+                state.expiry_s,
+                state.will.as_ref().map(|will| will.delay_s),
+            )
         };
         if expiry_s == 0 {
             self.end_session(entry).await;
             return;
         }
         let client = entry.client_id.clone();
-        let build =
-            move |state: &mut super::State| vec![store::session(&client, state), store::outbound(&client, state)];
+        let build = move |state: &mut super::State| {
+            vec![
+                store::session(&client, state),
+                store::outbound(&client, state),
+            ]
+        };
         // Not waited for. Without it a crash leaves an older checkpoint, which repeats QoS 1 only.
         if let Err(error) = self.write(entry, epoch, build).await {
             tracing::warn!(%error, "state of an offline session not stored");
@@ -91,11 +102,17 @@ impl Hub {
         let mut keys = Vec::new();
         if let Some(delay_s) = delay_s {
             let after = remaining(delay_s.min(expiry_s));
-            keys.push(self.timers.start(after, (entry.clone(), epoch), TimerKind::Will));
+            keys.push(
+                self.timers
+                    .start(after, (entry.clone(), epoch), TimerKind::Will),
+            );
         }
         if expiry_s != u32::MAX {
             let after = remaining(expiry_s);
-            keys.push(self.timers.start(after, (entry.clone(), epoch), TimerKind::Expiry));
+            keys.push(
+                self.timers
+                    .start(after, (entry.clone(), epoch), TimerKind::Expiry),
+            );
         }
         entry.state.lock().timers.extend(keys);
     }
@@ -132,11 +149,9 @@ impl Hub {
         self.core.spawn("mqtt will", async move {
             hub.publish_will(&caller, will).await;
             let client = entry.client_id.clone();
-            let forget = move |state: &mut super::State| {
-                match state.online {
-                    true => Vec::new(),
-                    false => vec![store::session(&client, state)],
-                }
+            let forget = move |state: &mut super::State| match state.online {
+                true => Vec::new(),
+                false => vec![store::session(&client, state)],
             };
             // Fenced: a new connection has replaced the will already.
             let _ = hub.write(&entry, epoch, forget).await;
@@ -152,12 +167,18 @@ impl Hub {
             }
             state.gone = true;
             self.timers.cancel(&mut state.timers);
-            let keys = state.durable.then(|| store::all_keys(&entry.client_id, &state));
+            let keys = state
+                .durable
+                .then(|| store::all_keys(&entry.client_id, &state));
             let subscriptions = std::mem::take(&mut state.subscriptions);
-            let groups: Vec<_> = subscriptions.values().filter_map(|sub| sub.group.clone()).collect();
+            let groups: Vec<_> = subscriptions
+                .values()
+                .filter_map(|sub| sub.group.clone())
+                .collect();
             (keys, state.will.take(), state.caller.clone(), groups)
         };
-        self.sessions.remove_if(&entry.client_id, |_, other| Arc::ptr_eq(other, entry));
+        self.sessions
+            .remove_if(&entry.client_id, |_, other| Arc::ptr_eq(other, entry));
         for group in groups {
             self.leave_group(&group, entry, false);
         }

@@ -5,7 +5,10 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::{SessionEntry, inbound::{LaneItem, PublishTicket}};
+use super::{
+    SessionEntry,
+    inbound::{LaneItem, PublishTicket},
+};
 use crate::mqtt::{
     Delivery, Disconnect, Publish, PublishError, QoS, SessionEvent, SubscribeFilter,
     delivery::OwnFilters, hub::Hub, publish::RouteMemo,
@@ -119,7 +122,9 @@ impl Session {
                 state.inbox.sent(*packet_id, delivery);
             }
             self.hub.metrics.inflight.add(sent.len() as i64);
-            let is_exact = sent.iter().any(|(_, delivery)| delivery.qos == QoS::ExactlyOnce);
+            let is_exact = sent
+                .iter()
+                .any(|(_, delivery)| delivery.qos == QoS::ExactlyOnce);
             is_exact && state.is_persistent()
         };
         match is_exact {
@@ -161,7 +166,9 @@ impl Session {
         if state.epoch != self.epoch {
             return Err(PublishError::Fenced);
         }
-        let known = packet_ids.iter().filter(|packet_id| state.inbox.completed(**packet_id));
+        let known = packet_ids
+            .iter()
+            .filter(|packet_id| state.inbox.completed(**packet_id));
         let known = known.count();
         drop(state);
         self.hub.metrics.inflight.sub(known as i64);
@@ -183,7 +190,10 @@ impl Drop for Session {
         }
         let (hub, entry, epoch) = (self.hub.clone(), self.entry.clone(), self.epoch);
         self.hub.core.spawn("mqtt connection lost", async move {
-            let lost = Disconnect { publish_will: true, session_expiry_s: None };
+            let lost = Disconnect {
+                publish_will: true,
+                session_expiry_s: None,
+            };
             hub.end_connection(&entry, epoch, lost).await;
         });
     }

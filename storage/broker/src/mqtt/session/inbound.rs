@@ -56,7 +56,10 @@ enum Ticket {
     /// A task sees to it.
     Task(oneshot::Receiver<Result<(), PublishError>>),
     /// Waits for its turn in the lane.
-    Lane(oneshot::Receiver<Result<Placed, PublishError>>, Option<Stored>),
+    Lane(
+        oneshot::Receiver<Result<Placed, PublishError>>,
+        Option<Stored>,
+    ),
 }
 
 /// Whose record is stored.
@@ -124,23 +127,31 @@ impl Session {
             _ => None,
         };
         let identity = begun.map(|turn| self.identity(turn.sequence));
-        let append = self.encode(&publish, &destination, identity).inspect_err(|_| {
-            // Refused for good: it must not keep its packet id.
-            if let Some(turn) = begun.filter(|turn| turn.is_first) {
-                self.forget(publish.packet_id, turn.sequence);
-            }
-        })?;
+        let append = self
+            .encode(&publish, &destination, identity)
+            .inspect_err(|_| {
+                // Refused for good: it must not keep its packet id.
+                if let Some(turn) = begun.filter(|turn| turn.is_first) {
+                    self.forget(publish.packet_id, turn.sequence);
+                }
+            })?;
         if destination.is_overflow {
             self.hub.metrics.overflow.inc();
         }
-        let candidate = publish.retain.then(|| Candidate::of(&publish, &self.entry.client_id));
+        let candidate = publish
+            .retain
+            .then(|| Candidate::of(&publish, &self.entry.client_id));
         match (publish.qos, begun) {
             (QoS::AtMostOnce, _) => self.append_unacked(&partition, append, candidate).await,
             (_, Some(turn)) => {
                 let entry = self.entry.clone();
-                let stored =
-                    Stored { entry, packet_id: publish.packet_id, sequence: turn.sequence };
-                self.append_once(stored, turn.needs_intent, (partition, append, candidate)).await
+                let stored = Stored {
+                    entry,
+                    packet_id: publish.packet_id,
+                    sequence: turn.sequence,
+                };
+                self.append_once(stored, turn.needs_intent, (partition, append, candidate))
+                    .await
             }
             _ => {
                 let placed = self.hub.place(&partition, append, candidate).await?;
@@ -167,8 +178,13 @@ impl Session {
         };
         let (record, attributes) = encode(&message);
         // What is retained must be committed before its entry is derived.
-        let qos = if publish.retain { publish.qos.max(QoS::AtLeastOnce) } else { publish.qos };
-        self.hub.append_of(destination, (record, attributes), qos, qos2)
+        let qos = if publish.retain {
+            publish.qos.max(QoS::AtLeastOnce)
+        } else {
+            publish.qos
+        };
+        self.hub
+            .append_of(destination, (record, attributes), qos, qos2)
     }
 
     /// QoS 0 is never waited for, and is shed when there is no room.
@@ -180,8 +196,15 @@ impl Session {
     ) -> Result<PublishTicket, PublishError> {
         let placed = match candidate {
             // The retained view must not miss it, whoever waits.
-            Some(candidate) => self.hub.place(partition, append, Some(candidate)).await.map(|_| ()),
-            None => partition.try_append(append).map(|_| ()).map_err(|error| append_error(&error)),
+            Some(candidate) => self
+                .hub
+                .place(partition, append, Some(candidate))
+                .await
+                .map(|_| ()),
+            None => partition
+                .try_append(append)
+                .map(|_| ())
+                .map_err(|error| append_error(&error)),
         };
         if placed.is_err() {
             self.hub.metrics.dropped_shed.inc();
@@ -190,7 +213,11 @@ impl Session {
     }
 
     fn identity(&self, sequence: u64) -> Qos2Id {
-        Qos2Id { session: self.entry.state.lock().id, epoch: self.epoch, sequence }
+        Qos2Id {
+            session: self.entry.state.lock().id,
+            epoch: self.epoch,
+            sequence,
+        }
     }
 
     fn begin(&self, packet_id: u16) -> Result<Begun, PublishError> {
@@ -216,14 +243,26 @@ impl Session {
         // Never used before: the owner epoch is durable and has risen at this connect.
         let sequence = u64::from(self.epoch) << 32 | u64::from(state.publishes);
         state.publishes = state.publishes.checked_add(1).ok_or(Refusal::Quota)?;
-        let fresh = Inbound { sequence, is_intended: false, is_stored: false };
+        let fresh = Inbound {
+            sequence,
+            is_intended: false,
+            is_stored: false,
+        };
         state.inbound.insert(packet_id, fresh);
-        Ok(Begun::Append(Turn { sequence, needs_intent: is_persistent, is_first: true }))
+        Ok(Begun::Append(Turn {
+            sequence,
+            needs_intent: is_persistent,
+            is_first: true,
+        }))
     }
 
     fn forget(&self, packet_id: u16, sequence: u64) {
         let mut state = self.entry.state.lock();
-        if state.inbound.get(&packet_id).is_some_and(|known| known.sequence == sequence) {
+        if state
+            .inbound
+            .get(&packet_id)
+            .is_some_and(|known| known.sequence == sequence)
+        {
             state.inbound.remove(&packet_id);
         }
     }
@@ -243,35 +282,58 @@ impl Session {
             false => None,
         };
         let (reply, receiver) = oneshot::channel();
-        let item = LaneItem { intent, stored: stored.clone(), partition, append, retained, reply };
+        let item = LaneItem {
+            intent,
+            stored: stored.clone(),
+            partition,
+            append,
+            retained,
+            reply,
+        };
         let gone = |_| PublishError::Transient("the connection is ending".to_owned());
         self.lane().send(item).await.map_err(gone)?;
         Ok(PublishTicket(Ticket::Lane(receiver, Some(stored))))
     }
 
     async fn write_intent(&self, stored: &Stored) -> Result<Option<AppendTicket>, PublishError> {
-        let key = Key::Intent { client: &self.entry.client_id, packet_id: stored.packet_id };
-        let record = KeyValue { key: key.encode(), value: Some(encode_intent(stored.sequence)) };
-        self.hub.write(&self.entry, self.epoch, move |_: &mut State| vec![record]).await
+        let key = Key::Intent {
+            client: &self.entry.client_id,
+            packet_id: stored.packet_id,
+        };
+        let record = KeyValue {
+            key: key.encode(),
+            value: Some(encode_intent(stored.sequence)),
+        };
+        self.hub
+            .write(&self.entry, self.epoch, move |_: &mut State| vec![record])
+            .await
     }
 
     fn lane(&self) -> &mpsc::Sender<LaneItem> {
         self.lane.get_or_init(|| {
             let (sender, receiver) = mpsc::channel(AWAITING_REL_MAX);
-            self.hub.core.spawn("mqtt qos 2 lane", run_lane(self.hub.clone(), receiver));
+            self.hub
+                .core
+                .spawn("mqtt qos 2 lane", run_lane(self.hub.clone(), receiver));
             sender
         })
     }
 
     pub(super) async fn release_inner(&self, packet_id: u16) -> Result<bool, PublishError> {
         self.check_owner()?;
-        let key = Key::Intent { client: &self.entry.client_id, packet_id }.encode();
+        let key = Key::Intent {
+            client: &self.entry.client_id,
+            packet_id,
+        }
+        .encode();
         // Written even if it is not known here: an intent that outlived a failed write would make
         // the next message under this packet id look like a repeat.
         self.hub
-            .write_durable(&self.entry, self.epoch, move |state| match state.is_persistent() {
-                true => vec![KeyValue { key, value: None }],
-                false => Vec::new(),
+            .write_durable(&self.entry, self.epoch, move |state| {
+                match state.is_persistent() {
+                    true => vec![KeyValue { key, value: None }],
+                    false => Vec::new(),
+                }
             })
             .await?;
         Ok(self.entry.state.lock().inbound.remove(&packet_id).is_some())
@@ -291,10 +353,7 @@ async fn run_lane(hub: Arc<Hub>, mut items: mpsc::Receiver<LaneItem>) {
     }
 }
 
-async fn durable_intent(
-    intent: Option<AppendTicket>,
-    stored: &Stored,
-) -> Result<(), PublishError> {
+async fn durable_intent(intent: Option<AppendTicket>, stored: &Stored) -> Result<(), PublishError> {
     let Some(ticket) = intent else { return Ok(()) };
     ticket.await.map_err(|error| append_error(&error))?;
     stored.update(|known| known.is_intended = true);

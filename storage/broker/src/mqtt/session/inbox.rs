@@ -22,12 +22,10 @@ use std::{
 
 use mainstem_record::{Offset, PartitionId};
 
-use super::{
-    records::{FlightOrigin, FlightRecord},
-    retained_job::RetainedJob,
-};
+pub(crate) use super::flight::{Flight, FlightSource};
+use super::retained_job::RetainedJob;
 use crate::mqtt::{
-    Delivery, Message, QoS, SubscriptionIds,
+    Delivery, Message, QoS,
     delivery::{Interest, Origin, Position, Token},
     limits::DELIVERIES_PER_CALL_MAX,
     share::ShareGroup,
@@ -51,12 +49,12 @@ pub(crate) struct Inbox {
     sequence: u64,
     bytes: usize,
     /// QoS 1 and 2, given out and not yet in flight.
-    handed: VecDeque<Token>,
+    pub(super) handed: VecDeque<Token>,
     feeds: HashMap<PartitionId, Feed>,
     /// The feeds that are behind.
     behind: VecDeque<PartitionId>,
-    inflight: BTreeMap<u16, Flight>,
-    flights: u64,
+    pub(super) inflight: BTreeMap<u16, Flight>,
+    pub(super) flights: u64,
     /// Retained messages that are still to be queued.
     pub(crate) retained_jobs: VecDeque<RetainedJob>,
 }
@@ -82,30 +80,6 @@ pub(crate) enum Mode {
     Behind(Offset),
 }
 
-/// A message in flight.
-#[derive(Debug, Clone)]
-pub(crate) struct Flight {
-    pub(crate) order: u64,
-    pub(crate) qos: QoS,
-    pub(crate) released: bool,
-    pub(crate) retain: bool,
-    pub(crate) subscription_ids: SubscriptionIds,
-    pub(crate) source: FlightSource,
-    pub(crate) partition: PartitionId,
-    pub(crate) offset: Offset,
-}
-
-/// Where a flight's message can be read again.
-#[derive(Debug, Clone)]
-pub(crate) enum FlightSource {
-    /// In the partition.
-    Feed,
-    /// In the retained view.
-    Retained(String),
-    /// In the partition; the group waits for it.
-    Shared(Option<Arc<ShareGroup>>),
-}
-
 /// What a push did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Pushed {
@@ -115,54 +89,8 @@ pub(crate) struct Pushed {
     pub(crate) dropped: u64,
 }
 
-/// What remains of an inbox when its connection ends.
-#[derive(Debug, Default)]
-pub(crate) struct Remains {
-    /// Records of shared subscriptions that others must get.
-    pub(crate) shared: Vec<(Arc<ShareGroup>, PartitionId, Offset)>,
-    /// QoS 2 records of shared subscriptions that stay in flight to this session.
-    pub(crate) inflight: usize,
-}
-
-// === impl Flight ===
-
-impl Flight {
-    pub(crate) fn record(&self, packet_id: u16) -> FlightRecord {
-        let origin = match &self.source {
-            FlightSource::Feed => FlightOrigin::Feed,
-            FlightSource::Retained(topic) => FlightOrigin::Retained(topic.clone()),
-            FlightSource::Shared(_) => FlightOrigin::Shared,
-        };
-        FlightRecord {
-            packet_id,
-            qos: self.qos,
-            released: self.released,
-            retain: self.retain,
-            origin,
-            partition: self.partition,
-            offset: self.offset,
-            subscription_ids: self.subscription_ids.as_slice().to_vec(),
-        }
-    }
-
-    pub(crate) fn from_record(record: &FlightRecord) -> Self {
-        let source = match &record.origin {
-            FlightOrigin::Feed => FlightSource::Feed,
-            FlightOrigin::Retained(topic) => FlightSource::Retained(topic.clone()),
-            FlightOrigin::Shared => FlightSource::Shared(None),
-        };
-        Self {
-            order: 0,
-            qos: record.qos,
-            released: record.released,
-            retain: record.retain,
-            subscription_ids: SubscriptionIds::from_slice(&record.subscription_ids),
-            source,
-            partition: record.partition,
-            offset: record.offset,
-        }
-    }
-}
+/// Records of shared subscriptions that others must get.
+pub(crate) type Returned = Vec<(Arc<ShareGroup>, PartitionId, Offset)>;
 
 // === impl Inbox ===
 
@@ -231,7 +159,10 @@ impl Inbox {
     ) -> Pushed {
         let mut pushed = Pushed::default();
         let from = match self.feeds.get(&partition) {
-            Some(Feed { mode: Mode::Live(from), .. }) => *from,
+            Some(Feed {
+                mode: Mode::Live(from),
+                ..
+            }) => *from,
             // Behind: it reads them itself. No feed: it does not want them any more.
             _ => {
                 deliveries.clear();
@@ -258,7 +189,9 @@ impl Inbox {
     }
 
     fn set_mode(&mut self, partition: PartitionId, mode: Mode) {
-        let Some(feed) = self.feeds.get_mut(&partition) else { return };
+        let Some(feed) = self.feeds.get_mut(&partition) else {
+            return;
+        };
         feed.mode = mode;
         self.behind.retain(|other| *other != partition);
         if matches!(mode, Mode::Behind(_)) {
@@ -285,7 +218,8 @@ impl Inbox {
     pub(crate) fn retain_feeds(&mut self, mut keep: impl FnMut(PartitionId) -> bool) {
         self.feeds.retain(|partition, _| keep(*partition));
         let feeds = &self.feeds;
-        self.behind.retain(|partition| feeds.contains_key(partition));
+        self.behind
+            .retain(|partition| feeds.contains_key(partition));
     }
 
     /// A feed that is behind, where it must go on, and up to where QoS 0 is skipped. Feeds that
@@ -293,8 +227,12 @@ impl Inbox {
     pub(crate) fn next_behind(&mut self) -> Option<(PartitionId, Offset)> {
         for _ in 0..self.behind.len() {
             let partition = self.behind.pop_front()?;
-            let Some(feed) = self.feeds.get_mut(&partition) else { continue };
-            let Mode::Behind(next) = feed.mode else { continue };
+            let Some(feed) = self.feeds.get_mut(&partition) else {
+                continue;
+            };
+            let Mode::Behind(next) = feed.mode else {
+                continue;
+            };
             if next >= feed.position.begun() {
                 feed.mode = Mode::Live(next);
                 continue;
@@ -307,7 +245,10 @@ impl Inbox {
 
     /// How far a feed that is behind lags, in records.
     pub(crate) fn lag(&self) -> i64 {
-        let behind = self.behind.iter().filter_map(|partition| self.feeds.get(partition));
+        let behind = self
+            .behind
+            .iter()
+            .filter_map(|partition| self.feeds.get(partition));
         let lag = behind.map(|feed| match feed.mode {
             Mode::Behind(next) => feed.position.begun().0.saturating_sub(next.0),
             Mode::Live(_) => 0,
@@ -324,7 +265,9 @@ impl Inbox {
         deliveries: Vec<Delivery>,
     ) -> Pushed {
         let mut pushed = Pushed::default();
-        let Some(feed) = self.feeds.get(&partition) else { return pushed };
+        let Some(feed) = self.feeds.get(&partition) else {
+            return pushed;
+        };
         if feed.mode != Mode::Behind(from) {
             return pushed;
         }
@@ -362,9 +305,14 @@ impl Inbox {
                 (None, Some(_)) => true,
                 (Some(_), None) => false,
             };
-            let queue =
-                if acked_is_next { &mut self.acked_queue } else { &mut self.unacked_queue };
-            let Some((_, delivery)) = queue.pop_front() else { break };
+            let queue = if acked_is_next {
+                &mut self.acked_queue
+            } else {
+                &mut self.unacked_queue
+            };
+            let Some((_, delivery)) = queue.pop_front() else {
+                break;
+            };
             self.bytes = self.bytes.saturating_sub(delivery.message.queued_bytes());
             if delivery.message.is_expired(now_ms) {
                 expired += 1;
@@ -390,7 +338,7 @@ impl Inbox {
         }
     }
 
-    fn acknowledge_shared(&self, token: &Token) {
+    pub(super) fn acknowledge_shared(&self, token: &Token) {
         if let Origin::Shared(group) = &token.origin {
             group.acknowledge(token.partition, token.offset);
         }
@@ -407,81 +355,6 @@ impl Inbox {
         for token in std::mem::take(&mut self.handed) {
             self.acknowledge_shared(&token);
         }
-    }
-
-    /// A message goes out under a packet id.
-    pub(crate) fn sent(&mut self, packet_id: u16, delivery: &Delivery) {
-        let token = &delivery.token;
-        // In order: what was handed out before it and is still here was let go.
-        if let Some(at) = self.handed.iter().position(|other| other.is_same(token)) {
-            let passed: Vec<Token> = self.handed.drain(..=at).collect();
-            for passed in &passed[..at] {
-                self.acknowledge_shared(passed);
-            }
-        }
-        let source = match &token.origin {
-            Origin::Feed => FlightSource::Feed,
-            Origin::Retained => FlightSource::Retained(delivery.message.topic.clone()),
-            Origin::Shared(group) => FlightSource::Shared(Some(group.clone())),
-        };
-        self.flights += 1;
-        let flight = Flight {
-            order: self.flights,
-            qos: delivery.qos,
-            released: false,
-            retain: delivery.retain,
-            subscription_ids: delivery.subscription_ids.clone(),
-            source,
-            partition: token.partition,
-            offset: token.offset,
-        };
-        self.inflight.insert(packet_id, flight);
-    }
-
-    /// PUBREC came. Whether the packet id is in flight.
-    pub(crate) fn received(&mut self, packet_id: u16) -> bool {
-        let Some(flight) = self.inflight.get_mut(&packet_id) else { return false };
-        flight.released = true;
-        // The client has it: the group need not wait for it any more.
-        if let FlightSource::Shared(group) = &mut flight.source
-            && let Some(group) = group.take()
-        {
-            group.acknowledge(flight.partition, flight.offset);
-        }
-        true
-    }
-
-    /// The client is done with it. Whether it was in flight.
-    pub(crate) fn completed(&mut self, packet_id: u16) -> bool {
-        let Some(flight) = self.inflight.remove(&packet_id) else { return false };
-        if let FlightSource::Shared(Some(group)) = &flight.source {
-            group.acknowledge(flight.partition, flight.offset);
-        }
-        true
-    }
-
-    /// What is in flight, in the order in which it was sent.
-    pub(crate) fn inflight(&self) -> Vec<(u16, &Flight)> {
-        let mut flights: Vec<(u16, &Flight)> =
-            self.inflight.iter().map(|(id, flight)| (*id, flight)).collect();
-        flights.sort_by_key(|(_, flight)| flight.order);
-        flights
-    }
-
-    pub(crate) fn inflight_count(&self) -> usize {
-        self.inflight.len()
-    }
-
-    /// Puts back what is known of an earlier connection's flights.
-    pub(crate) fn restore_flight(&mut self, packet_id: u16, mut flight: Flight) {
-        self.flights += 1;
-        flight.order = self.flights;
-        self.inflight.insert(packet_id, flight);
-    }
-
-    /// Takes a flight out that cannot be resumed.
-    pub(crate) fn drop_flight(&mut self, packet_id: u16) {
-        self.inflight.remove(&packet_id);
     }
 
     /// Per partition the lowest offset that has not gone out: with what is in flight, all that must
@@ -506,43 +379,49 @@ impl Inbox {
 
     /// The connection has ended: drops the queue and all feeds. The caller has taken
     /// [`Inbox::positions`] before. Retained messages that were queued stay queued.
-    pub(crate) fn detach(&mut self) -> Remains {
-        let mut remains = Remains::default();
+    pub(crate) fn detach(&mut self) -> Returned {
+        let mut returned = Returned::new();
         let mut kept = VecDeque::new();
         for (sequence, delivery) in std::mem::take(&mut self.acked_queue) {
             match &delivery.token.origin {
                 Origin::Retained => kept.push_back((sequence, delivery)),
                 Origin::Shared(group) => {
                     let token = &delivery.token;
-                    remains.shared.push((group.clone(), token.partition, token.offset));
+                    returned.push((group.clone(), token.partition, token.offset));
                 }
                 Origin::Feed => {}
             }
         }
         for token in std::mem::take(&mut self.handed) {
             if let Origin::Shared(group) = token.origin {
-                remains.shared.push((group, token.partition, token.offset));
+                returned.push((group, token.partition, token.offset));
             }
         }
         // QoS 1 goes to another member; QoS 2 must be finished with this client
         // (MQTT 5.0 section 4.8.2), so the group need not wait for it.
         self.inflight.retain(|_, flight| {
-            let FlightSource::Shared(group) = &mut flight.source else { return true };
-            let Some(group) = group.take() else { return true };
+            let FlightSource::Shared(group) = &mut flight.source else {
+                return true;
+            };
+            let Some(group) = group.take() else {
+                return true;
+            };
             if flight.qos == QoS::ExactlyOnce {
                 group.acknowledge(flight.partition, flight.offset);
                 return true;
             }
-            remains.shared.push((group, flight.partition, flight.offset));
+            returned.push((group, flight.partition, flight.offset));
             false
         });
         self.unacked_queue = VecDeque::new();
-        self.bytes = kept.iter().map(|(_, delivery)| delivery.message.queued_bytes()).sum();
+        self.bytes = kept
+            .iter()
+            .map(|(_, delivery)| delivery.message.queued_bytes())
+            .sum();
         self.acked_queue = kept;
         self.feeds = HashMap::new();
         self.behind = VecDeque::new();
-        remains.inflight = self.inflight.len();
-        remains
+        returned
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod attach;
 mod detach;
+mod flight;
 mod handle;
 mod inbound;
 pub(crate) mod inbox;
@@ -121,7 +122,10 @@ pub(crate) struct Subscription {
 impl Subscription {
     /// Where it begins in a partition, if the partition was there when it was made.
     pub(crate) fn start(&self, partition: PartitionId) -> Option<Offset> {
-        let at = self.starts.binary_search_by_key(&partition, |(partition, _)| *partition).ok()?;
+        let at = self
+            .starts
+            .binary_search_by_key(&partition, |(partition, _)| *partition)
+            .ok()?;
         Some(self.starts[at].1)
     }
 
@@ -148,7 +152,9 @@ impl SessionEntry {
 
 impl std::fmt::Debug for SessionEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SessionEntry").field("client_id", &self.client_id).finish_non_exhaustive()
+        f.debug_struct("SessionEntry")
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -196,9 +202,19 @@ impl State {
     /// Positions and flights as they are now.
     pub(crate) fn outbound_record(&self) -> OutboundRecord {
         let mut feeds = self.inbox.positions();
-        let parked = self.cursors.iter().map(|(partition, offset)| (*partition, *offset));
+        let parked = self
+            .cursors
+            .iter()
+            .map(|(partition, offset)| (*partition, *offset));
         feeds.extend(parked.filter(|(partition, _)| !self.inbox.has_feed(*partition)));
-        let inflight = self.inbox.inflight().into_iter().map(|(id, flight)| flight.record(id));
-        OutboundRecord { feeds, inflight: inflight.collect() }
+        let inflight = self
+            .inbox
+            .inflight()
+            .into_iter()
+            .map(|(id, flight)| flight.record(id));
+        OutboundRecord {
+            feeds,
+            inflight: inflight.collect(),
+        }
     }
 }

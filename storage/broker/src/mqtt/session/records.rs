@@ -131,8 +131,14 @@ impl<'a> Key<'a> {
         let name = reader.text()?;
         Some(match kind {
             0 => Self::Session { client: name },
-            1 => Self::Subscription { client: name, filter: std::str::from_utf8(reader.rest()).ok()? },
-            2 => Self::Intent { client: name, packet_id: reader.u16()? },
+            1 => Self::Subscription {
+                client: name,
+                filter: std::str::from_utf8(reader.rest()).ok()?,
+            },
+            2 => Self::Intent {
+                client: name,
+                packet_id: reader.u16()?,
+            },
             3 => Self::Outbound { client: name },
             4 => Self::Group { name },
             _ => return None,
@@ -151,7 +157,9 @@ impl SessionRecord {
         });
         writer.optional(self.will.as_ref(), |w, will| {
             w.text(&will.topic).bytes(&will.payload).u8(will.qos as u8);
-            w.u8(will.retain.into()).u32(will.delay_s).properties(&will.properties);
+            w.u8(will.retain.into())
+                .u32(will.delay_s)
+                .properties(&will.properties);
         });
         writer.finish()
     }
@@ -182,8 +190,16 @@ impl SessionRecord {
 impl SubscriptionRecord {
     pub(crate) fn encode(&self) -> Bytes {
         let mut writer = Writer::new(FORMAT);
-        let Options { qos, no_local, retain_as_published, subscription_id } = self.options;
-        writer.u8(qos as u8).u8(no_local.into()).u8(retain_as_published.into());
+        let Options {
+            qos,
+            no_local,
+            retain_as_published,
+            subscription_id,
+        } = self.options;
+        writer
+            .u8(qos as u8)
+            .u8(no_local.into())
+            .u8(retain_as_published.into());
         writer.optional(subscription_id, |w, id| {
             w.u32(id);
         });
@@ -199,7 +215,10 @@ impl SubscriptionRecord {
             retain_as_published: reader.bool()?,
             subscription_id: reader.optional(Reader::u32)?,
         };
-        Some(Self { options, starts: read_positions(&mut reader)? })
+        Some(Self {
+            options,
+            starts: read_positions(&mut reader)?,
+        })
     }
 }
 
@@ -229,7 +248,10 @@ impl OutboundRecord {
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = open(bytes)?;
-        Some(Self { feeds: read_positions(&mut reader)?, inflight: reader.list(read_flight)? })
+        Some(Self {
+            feeds: read_positions(&mut reader)?,
+            inflight: reader.list(read_flight)?,
+        })
     }
 }
 
@@ -318,15 +340,28 @@ mod tests {
     }
 
     fn will() -> impl Strategy<Value = Will> {
-        (".{0,9}", any::<Vec<u8>>(), qos(), any::<(bool, u32)>(), any::<Option<u32>>(), any::<Vec<(String, String)>>())
-            .prop_map(|(topic, payload, qos, (retain, delay_s), expiry_s, user)| Will {
-                topic,
-                payload: payload.into(),
-                qos,
-                retain,
-                delay_s,
-                properties: MessageProperties { expiry_s, user, ..MessageProperties::default() },
-            })
+        (
+            ".{0,9}",
+            any::<Vec<u8>>(),
+            qos(),
+            any::<(bool, u32)>(),
+            any::<Option<u32>>(),
+            any::<Vec<(String, String)>>(),
+        )
+            .prop_map(
+                |(topic, payload, qos, (retain, delay_s), expiry_s, user)| Will {
+                    topic,
+                    payload: payload.into(),
+                    qos,
+                    retain,
+                    delay_s,
+                    properties: MessageProperties {
+                        expiry_s,
+                        user,
+                        ..MessageProperties::default()
+                    },
+                },
+            )
     }
 
     fn flight() -> impl Strategy<Value = FlightRecord> {
@@ -335,11 +370,33 @@ mod tests {
             Just(FlightOrigin::Shared),
             ".{1,9}".prop_map(FlightOrigin::Retained)
         ];
-        (any::<(u16, bool, bool)>(), qos(), origin, partition(), 0..i64::MAX, any::<Vec<u32>>()).prop_map(
-            |((packet_id, released, retain), qos, origin, partition, offset, subscription_ids)| FlightRecord {
-                packet_id, qos, released, retain, origin, partition, offset: Offset(offset), subscription_ids,
-            },
+        (
+            any::<(u16, bool, bool)>(),
+            qos(),
+            origin,
+            partition(),
+            0..i64::MAX,
+            any::<Vec<u32>>(),
         )
+            .prop_map(
+                |(
+                    (packet_id, released, retain),
+                    qos,
+                    origin,
+                    partition,
+                    offset,
+                    subscription_ids,
+                )| FlightRecord {
+                    packet_id,
+                    qos,
+                    released,
+                    retain,
+                    origin,
+                    partition,
+                    offset: Offset(offset),
+                    subscription_ids,
+                },
+            )
     }
 
     proptest! {

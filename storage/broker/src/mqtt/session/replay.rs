@@ -68,12 +68,15 @@ impl Replayed {
             | Key::Outbound { client } => client,
         };
         if !self.sessions.contains_key(client) {
-            self.sessions.insert(client.to_owned(), ReplayedSession::default());
+            self.sessions
+                .insert(client.to_owned(), ReplayedSession::default());
         }
         let session = self.sessions.get_mut(client)?;
         match (key, value) {
             (Key::Session { .. }, value) => {
-                session.record = value.map(SessionRecord::decode).map_or(Some(None), |r| r.map(Some))?;
+                session.record = value
+                    .map(SessionRecord::decode)
+                    .map_or(Some(None), |r| r.map(Some))?;
             }
             (Key::Subscription { filter, .. }, Some(value)) => {
                 let record = SubscriptionRecord::decode(value)?;
@@ -112,17 +115,25 @@ impl Hub {
     pub(crate) async fn replay_sessions(self: &Arc<Self>) -> Result<(), BrokerError> {
         let mut replayed = Replayed::default();
         for index in (0..self.store.partition_count()).map(PartitionIndex) {
-            self.store.replay(index, &mut |record| replayed.apply(&record)).await?;
+            self.store
+                .replay(index, &mut |record| replayed.apply(&record))
+                .await?;
         }
         if replayed.damaged > 0 {
-            tracing::error!(records = replayed.damaged, "session records that cannot be read");
+            tracing::error!(
+                records = replayed.damaged,
+                "session records that cannot be read"
+            );
         }
         let groups = std::mem::take(&mut replayed.groups);
         for (client, session) in replayed.sessions {
             self.restore(&client, session, &groups).await;
         }
         // Positions of groups that no session has any more.
-        for name in groups.keys().filter(|name| !self.groups.contains_key(name.as_str())) {
+        for name in groups
+            .keys()
+            .filter(|name| !self.groups.contains_key(name.as_str()))
+        {
             self.delete_group_record(name).await;
         }
         Ok(())
@@ -141,12 +152,17 @@ impl Hub {
         state.durable = true;
         let now_ms = self.core.env.wall_ms();
         let expiry_s = session.record.as_ref().map_or(0, |record| record.expiry_s);
-        let will = session.record.as_ref().and_then(|record| record.will.clone());
-        let since_ms = session.record.as_ref().and_then(|record| record.offline_since_ms);
+        let will = session
+            .record
+            .as_ref()
+            .and_then(|record| record.will.clone());
+        let since_ms = session
+            .record
+            .as_ref()
+            .and_then(|record| record.offline_since_ms);
         let elapsed_ms = now_ms.saturating_sub(since_ms.unwrap_or(now_ms)).max(0);
         let elapsed_s = u32::try_from(elapsed_ms / 1000).unwrap_or(u32::MAX);
-        let is_over = session.record.is_none()
-            || (expiry_s != u32::MAX && elapsed_s >= expiry_s);
+        let is_over = session.record.is_none() || (expiry_s != u32::MAX && elapsed_s >= expiry_s);
         if let Some(record) = &session.record {
             state.id = record.id;
             state.epoch = record.epoch;
@@ -155,18 +171,28 @@ impl Hub {
             state.will = record.will.clone();
         }
         for (packet_id, sequence) in session.intents {
-            let open = Inbound { sequence, is_intended: true, is_stored: false };
+            let open = Inbound {
+                sequence,
+                is_intended: true,
+                is_stored: false,
+            };
             state.inbound.insert(packet_id, open);
         }
         state.cursors = session.outbound.feeds.iter().copied().collect();
         for record in &session.outbound.inflight {
-            state.inbox.restore_flight(record.packet_id, Flight::from_record(record));
+            state
+                .inbox
+                .restore_flight(record.packet_id, Flight::from_record(record));
         }
         for (filter, record) in session.subscriptions {
             self.restore_subscription(&mut state, (client, &filter), record, is_over, groups);
         }
         let epoch = state.epoch;
-        let entry = Arc::new(SessionEntry::new(self.next_number(), client_id.clone(), state));
+        let entry = Arc::new(SessionEntry::new(
+            self.next_number(),
+            client_id.clone(),
+            state,
+        ));
         self.sessions.insert(client_id, entry.clone());
         if is_over {
             let _control = entry.control.lock().await;
@@ -188,13 +214,18 @@ impl Hub {
         let mut starts = record.starts;
         starts.sort_unstable_by_key(|(partition, _)| *partition);
         let starts: Arc<[(PartitionId, Offset)]> = starts.into();
-        let Some(parsed) = topic::parse_filter(full) else { return };
+        let Some(parsed) = topic::parse_filter(full) else {
+            return;
+        };
         let (filter, group) = match parsed {
             ParsedFilter::Plain(filter) => (filter, None),
             ParsedFilter::Shared { group, filter } if !is_over => {
                 let shared = self.group(group, filter, &starts);
                 if let Some(shared) = &shared {
-                    let parked = groups.get(&*shared.name).map(Vec::as_slice).unwrap_or_default();
+                    let parked = groups
+                        .get(&*shared.name)
+                        .map(Vec::as_slice)
+                        .unwrap_or_default();
                     shared.restore(client, parked);
                 }
                 (filter, shared)

@@ -37,7 +37,9 @@ impl Session {
                 Step::Event(event) => return event,
                 Step::CatchUp(partition, from) => {
                     let mut filters = self.filters.lock().await;
-                    self.hub.catch_up(&self.entry, (partition, from), &mut filters).await;
+                    self.hub
+                        .catch_up(&self.entry, (partition, from), &mut filters)
+                        .await;
                 }
                 Step::Retained(job) => {
                     self.deliver_retained(job);
@@ -75,7 +77,10 @@ impl Session {
             if let Some(job) = state.inbox.retained_jobs.front() {
                 return Step::Retained(job.clone());
             }
-            let mut groups = state.subscriptions.values().filter_map(|sub| sub.group.as_ref());
+            let mut groups = state
+                .subscriptions
+                .values()
+                .filter_map(|sub| sub.group.as_ref());
             if !is_share_idle && let Some(group) = groups.find(|group| group.has_work()) {
                 return Step::Share(group.clone());
             }
@@ -99,7 +104,10 @@ impl Session {
 
     /// Queues some of the retained messages of a subscription.
     fn deliver_retained(&self, job: RetainedJob) {
-        let page = self.hub.retained.page(&job.subscription.filter, job.after.as_ref());
+        let page = self
+            .hub
+            .retained
+            .page(&job.subscription.filter, job.after.as_ref());
         let now_ms = self.hub.core.env.wall_ms();
         let mut after = job.after;
         let mut is_full = false;
@@ -111,8 +119,11 @@ impl Session {
                 after = Some(entry.topic.clone());
                 continue;
             }
-            let token =
-                Token { origin: Origin::Retained, partition: entry.partition, offset: entry.offset };
+            let token = Token {
+                origin: Origin::Retained,
+                partition: entry.partition,
+                offset: entry.offset,
+            };
             let mut delivery = Delivery::new(entry.message.clone(), options, token);
             delivery.retain = true;
             if state.inbox.push(delivery).is_err() {
@@ -124,7 +135,9 @@ impl Session {
         let is_done = !is_full && page.next.is_none();
         let jobs = &mut state.inbox.retained_jobs;
         // It may have been replaced or removed meanwhile.
-        let Some(front) = jobs.front_mut() else { return };
+        let Some(front) = jobs.front_mut() else {
+            return;
+        };
         if !Arc::ptr_eq(&front.subscription, &job.subscription) {
             return;
         }

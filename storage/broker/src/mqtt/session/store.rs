@@ -41,7 +41,9 @@ impl Hub {
         }
         let partition = self.store.partition_of(entry.client_id.as_bytes());
         let ticket = self.store.append(partition, records).await;
-        ticket.map(Some).map_err(|code| PublishError::Transient(code.to_string()))
+        ticket
+            .map(Some)
+            .map_err(|code| PublishError::Transient(code.to_string()))
     }
 
     /// As [`Hub::write`], and waits until it is durable.
@@ -52,7 +54,10 @@ impl Hub {
         build: impl FnOnce(&mut State) -> Vec<KeyValue> + Send,
     ) -> Result<(), PublishError> {
         match self.write(entry, epoch, build).await? {
-            Some(ticket) => ticket.await.map(|_| ()).map_err(|error| append_error(&error)),
+            Some(ticket) => ticket
+                .await
+                .map(|_| ())
+                .map_err(|error| append_error(&error)),
             None => Ok(()),
         }
     }
@@ -64,13 +69,16 @@ impl Hub {
         epoch: u32,
     ) -> Result<(), PublishError> {
         let client = entry.client_id.clone();
-        self.write_durable(entry, epoch, move |state| vec![outbound(&client, state)]).await
+        self.write_durable(entry, epoch, move |state| vec![outbound(&client, state)])
+            .await
     }
 
     /// As [`Hub::write_outbound`], without waiting: an older checkpoint only repeats QoS 1.
     pub(crate) async fn checkpoint_session(&self, entry: &SessionEntry, epoch: u32) {
         let client = entry.client_id.clone();
-        let write = self.write(entry, epoch, move |state| vec![outbound(&client, state)]).await;
+        let write = self
+            .write(entry, epoch, move |state| vec![outbound(&client, state)])
+            .await;
         if let Err(error @ PublishError::Transient(_)) = write {
             tracing::debug!(%error, "positions of a session not written");
         }
@@ -87,7 +95,10 @@ impl Hub {
             records.push(KeyValue { key, value: None });
             if bytes >= DELETE_BYTES || keys.peek().is_none() {
                 bytes = 0;
-                let append = self.store.append(partition, std::mem::take(&mut records)).await;
+                let append = self
+                    .store
+                    .append(partition, std::mem::take(&mut records))
+                    .await;
                 // Not waited for: what survives a crash now is deleted at the next start.
                 if let Err(code) = append {
                     tracing::warn!(%code, "records of a session not deleted");
@@ -121,7 +132,11 @@ pub(super) fn subscription(client: &str, subscription: &super::Subscription) -> 
         starts: subscription.starts.to_vec(),
     };
     KeyValue {
-        key: Key::Subscription { client, filter: &subscription.full }.encode(),
+        key: Key::Subscription {
+            client,
+            filter: &subscription.full,
+        }
+        .encode(),
         value: Some(record.encode()),
     }
 }
@@ -130,10 +145,17 @@ pub(super) fn subscription(client: &str, subscription: &super::Subscription) -> 
 /// a session that is deleted again, not parts without one.
 pub(super) fn all_keys(client: &str, state: &State) -> Vec<bytes::Bytes> {
     let filters = state.subscriptions.keys();
-    let mut keys: Vec<bytes::Bytes> =
-        filters.map(|filter| Key::Subscription { client, filter }.encode()).collect();
+    let mut keys: Vec<bytes::Bytes> = filters
+        .map(|filter| Key::Subscription { client, filter }.encode())
+        .collect();
     let packet_ids = state.inbound.keys();
-    keys.extend(packet_ids.map(|id| Key::Intent { client, packet_id: *id }.encode()));
+    keys.extend(packet_ids.map(|id| {
+        Key::Intent {
+            client,
+            packet_id: *id,
+        }
+        .encode()
+    }));
     keys.push(Key::Outbound { client }.encode());
     keys.push(Key::Session { client }.encode());
     keys

@@ -76,7 +76,10 @@ impl Hub {
             if wanted && subscription.group.is_none() {
                 let jobs = &mut state.inbox.retained_jobs;
                 jobs.retain(|job| job.subscription.full != subscription.full);
-                jobs.push_back(RetainedJob { subscription, after: None });
+                jobs.push_back(RetainedJob {
+                    subscription,
+                    after: None,
+                });
             }
         }
         drop(state);
@@ -95,7 +98,9 @@ impl Hub {
             if !state.is_persistent() || added.is_empty() {
                 return Vec::new();
             }
-            let records = added.iter().map(|(added, _)| store::subscription(client, added));
+            let records = added
+                .iter()
+                .map(|(added, _)| store::subscription(client, added));
             let mut records: Vec<KeyValue> = records.collect();
             records.push(store::outbound(client, state));
             records
@@ -123,7 +128,8 @@ impl Hub {
         let former = {
             let state = entry.state.lock();
             let former = state.subscriptions.get(asked.filter.as_str()).cloned();
-            if former.is_none() && state.subscriptions.len() >= config.subscriptions_per_client_max {
+            if former.is_none() && state.subscriptions.len() >= config.subscriptions_per_client_max
+            {
                 return Err(QUOTA_EXCEEDED);
             }
             former
@@ -149,7 +155,9 @@ impl Hub {
             starts,
         });
         let mut state = entry.state.lock();
-        state.subscriptions.insert(subscription.full.clone(), subscription.clone());
+        state
+            .subscriptions
+            .insert(subscription.full.clone(), subscription.clone());
         state.subscriptions_version += 1;
         drop(state);
         if former.is_none() {
@@ -162,9 +170,8 @@ impl Hub {
     /// not part of a subscription that is made now.
     fn starts(&self, image: &Image, filter: &str) -> Arc<[(PartitionId, Offset)]> {
         let mut starts: BTreeMap<PartitionId, Offset> = BTreeMap::new();
-        let relevant = |topic: &&Arc<Topic>| {
-            !topic.internal && self.is_relevant(image, filter, topic)
-        };
+        let relevant =
+            |topic: &&Arc<Topic>| !topic.internal && self.is_relevant(image, filter, topic);
         for topic in image.topics_by_id.values().filter(relevant) {
             for id in partitions_of(topic) {
                 if let Ok(partition) = self.core.partition(id) {
@@ -187,7 +194,9 @@ impl Hub {
             return;
         }
         let target = Target::Session(entry.clone(), subscription.clone());
-        self.trie.write().insert(&subscription.filter, entry.number, target);
+        self.trie
+            .write()
+            .insert(&subscription.filter, entry.number, target);
         for topic in image.topics_by_id.values() {
             if self.is_relevant(image, &subscription.filter, topic) {
                 self.add_feeds(entry, image, topic, StartAt::Left);
@@ -212,11 +221,16 @@ impl Hub {
             let subscription = {
                 let mut state = entry.state.lock();
                 state.subscriptions_version += 1;
-                state.inbox.retained_jobs.retain(|job| *job.subscription.full != **filter);
+                state
+                    .inbox
+                    .retained_jobs
+                    .retain(|job| *job.subscription.full != **filter);
                 state.subscriptions.remove(filter.as_str())
             };
             answers.push(subscription.is_some());
-            let Some(subscription) = subscription else { continue };
+            let Some(subscription) = subscription else {
+                continue;
+            };
             self.metrics.subscriptions.dec();
             match &subscription.group {
                 Some(group) => self.leave_group(group, entry, false),
@@ -233,7 +247,11 @@ impl Hub {
                 return Vec::new();
             }
             let forget = |subscription: &Arc<Subscription>| KeyValue {
-                key: Key::Subscription { client, filter: &subscription.full }.encode(),
+                key: Key::Subscription {
+                    client,
+                    filter: &subscription.full,
+                }
+                .encode(),
                 value: None,
             };
             removed.iter().map(forget).collect()
@@ -246,14 +264,21 @@ impl Hub {
     fn drop_unwanted_feeds(&self, entry: &SessionEntry) {
         let image = self.core.image();
         let mut state = entry.state.lock();
-        let own = state.subscriptions.values().filter(|subscription| subscription.group.is_none());
-        let filters: Vec<Arc<str>> = own.map(|subscription| subscription.filter.clone()).collect();
+        let own = state
+            .subscriptions
+            .values()
+            .filter(|subscription| subscription.group.is_none());
+        let filters: Vec<Arc<str>> = own
+            .map(|subscription| subscription.filter.clone())
+            .collect();
         let mut known = std::collections::HashMap::new();
         let mut is_wanted = |partition: PartitionId| {
             *known.entry(partition.topic).or_insert_with(|| {
                 let topic = image.topic_by_id(partition.topic);
                 topic.is_some_and(|topic| {
-                    filters.iter().any(|filter| self.is_relevant(&image, filter, topic))
+                    filters
+                        .iter()
+                        .any(|filter| self.is_relevant(&image, filter, topic))
                 })
             })
         };

@@ -8,6 +8,8 @@
 //! Locks: `inner` comes before the `state` of members; `outstanding` is taken last, for a moment,
 //! and may be taken under a member's `state`.
 
+mod membership;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     ops::ControlFlow,
@@ -17,24 +19,21 @@ use std::{
     },
 };
 
-use mainstem_metadata::{Image, Topic};
 use mainstem_record::{Offset, PartitionId};
 use parking_lot::Mutex;
 
 use super::{
     Delivery, Message, QoS,
-    delivery::{Origin, Reading, Scan, Target, Token, partitions_of, scan},
+    delivery::{Origin, Reading, Scan, Token, scan},
     hub::Hub,
-    limits::{CATCH_UP_READ_BYTES, RETRY_PAUSE, SHARE_GROUPS_MAX, SHARE_OUTSTANDING_MAX},
+    limits::{CATCH_UP_READ_BYTES, RETRY_PAUSE, SHARE_OUTSTANDING_MAX},
     metrics::MqttMetrics,
     session::{
-        SessionEntry, StartAt, Subscription,
+        SessionEntry, Subscription,
         inbox::{Feed, Mode},
-        records::{Key, encode_group},
     },
     topic,
 };
-use crate::internal::KeyValue;
 
 /// One group and its filter.
 pub(crate) struct ShareGroup {
@@ -77,169 +76,14 @@ struct Member {
     subscription: Arc<Subscription>,
 }
 
-// === impl Hub ===
-
-impl Hub {
-    /// The group, made if it is not there; `None` if there are too many.
-    pub(crate) fn group(
-        &self,
-        group: &str,
-        filter: &str,
-        starts: &Arc<[(PartitionId, Offset)]>,
-    ) -> Option<Arc<ShareGroup>> {
-        let name: Arc<str> = Arc::from(format!("{group}/{filter}"));
-        if !self.groups.contains_key(&name) && self.groups.len() >= SHARE_GROUPS_MAX {
-            return None;
-        }
-        let fresh = || {
-            Arc::new(ShareGroup {
-                number: self.next_number(),
-                name: name.clone(),
-                filter: Arc::from(filter),
-                starts: starts.clone(),
-                inner: Mutex::default(),
-                outstanding: Mutex::default(),
-                driving: tokio::sync::Mutex::default(),
-                has_work: AtomicBool::new(false),
-                is_dirty: AtomicBool::new(false),
-            })
-        };
-        Some(self.groups.entry(name.clone()).or_insert_with(fresh).clone())
-    }
-
-    /// A connected session takes its turns from now on.
-    pub(crate) fn join_group(
-        self: &Arc<Self>,
-        entry: &Arc<SessionEntry>,
-        subscription: &Arc<Subscription>,
-        image: &Image,
-    ) {
-        let Some(group) = &subscription.group else { return };
-        {
-            let mut inner = group.inner.lock();
-            inner.offline.remove(&entry.client_id);
-            inner.members.retain(|member| member.entry.number != entry.number);
-            let member = Member { entry: entry.clone(), subscription: subscription.clone() };
-            inner.members.push(member);
-        }
-        // A group that its last member had just left is taken out of the table; this one is back.
-        self.groups.entry(group.name.clone()).or_insert_with(|| group.clone());
-        self.trie.write().insert(&group.filter, group.number, Target::Group(group.clone()));
-        for topic in image.topics_by_id.values() {
-            self.add_group_feeds(group, image, topic, StartAt::Left);
-        }
-        group.wake();
-    }
-
-    /// A session takes no more turns; `keep`: it may come back.
-    pub(crate) fn leave_group(
-        self: &Arc<Self>,
-        group: &Arc<ShareGroup>,
-        entry: &SessionEntry,
-        keep: bool,
-    ) {
-        let (is_idle, is_over) = {
-            let mut inner = group.inner.lock();
-            inner.members.retain(|member| member.entry.number != entry.number);
-            match keep {
-                true => inner.offline.insert(entry.client_id.clone()),
-                false => inner.offline.remove(&entry.client_id),
-            };
-            let is_idle = inner.members.is_empty();
-            if is_idle {
-                let positions = group.positions(&inner);
-                inner.cursors = positions.into_iter().collect();
-                group.outstanding.lock().clear();
-                inner.feeds = HashMap::new();
-                inner.behind = VecDeque::new();
-                inner.returned = VecDeque::new();
-            }
-            (is_idle, is_idle && inner.offline.is_empty())
-        };
-        if is_idle {
-            self.trie.write().remove(&group.filter, group.number);
-        }
-        group.is_dirty.store(true, Ordering::Relaxed);
-        if is_over {
-            self.groups.remove_if(&group.name, |_, other| Arc::ptr_eq(other, group));
-            let (hub, name) = (self.clone(), group.name.clone());
-            self.core.spawn("mqtt share end", async move { hub.delete_group_record(&name).await });
-        }
-    }
-
-    /// Makes a group follow a topic that it wants and does not follow yet.
-    pub(crate) fn add_group_feeds(
-        self: &Arc<Self>,
-        group: &Arc<ShareGroup>,
-        image: &Image,
-        topic: &Topic,
-        start: StartAt,
-    ) {
-        if topic.internal
-            || !self.is_readable(topic)
-            || !self.is_relevant(image, &group.filter, topic)
-        {
-            return;
-        }
-        for partition in partitions_of(topic) {
-            let Ok(opened) = self.core.partition(partition) else { continue };
-            let ends = opened.ends();
-            if group.inner.lock().feeds.contains_key(&partition) {
-                continue;
-            }
-            let Ok((position, interest)) = self.follow(topic, partition) else { continue };
-            let mut inner = group.inner.lock();
-            if inner.members.is_empty() || inner.feeds.contains_key(&partition) {
-                continue;
-            }
-            let left = inner.cursors.remove(&partition);
-            let left = left.or_else(|| group.start(partition)).unwrap_or(Offset::ZERO);
-            let mode = match start {
-                StartAt::Left => Mode::Behind(left.min(ends.log_end)),
-                StartAt::End => Mode::Live(ends.committed_end),
-            };
-            let online_from = ends.committed_end;
-            inner.feeds.insert(partition, Feed { mode, position, online_from, interest: Some(interest) });
-            if start == StartAt::Left {
-                inner.behind.push_back(partition);
-            }
-            group.note_work(&inner);
-        }
-        group.wake();
-    }
-
-    /// Writes the positions of groups that have changed and have members whose sessions outlive
-    /// their connections.
-    pub(crate) async fn checkpoint_groups(&self) {
-        let groups: Vec<_> = self.groups.iter().map(|group| group.value().clone()).collect();
-        for group in groups {
-            if !group.is_dirty.swap(false, Ordering::Relaxed) || !group.is_persistent() {
-                continue;
-            }
-            let positions = group.positions(&group.inner.lock());
-            let key = Key::Group { name: &group.name }.encode();
-            let record = KeyValue { key, value: Some(encode_group(&positions)) };
-            let partition = self.store.partition_of(group.name.as_bytes());
-            // Not waited for: a lost checkpoint repeats, it loses nothing.
-            if self.store.append(partition, vec![record]).await.is_err() {
-                group.is_dirty.store(true, Ordering::Relaxed);
-            }
-        }
-    }
-
-    pub(crate) async fn delete_group_record(&self, name: &str) {
-        let record = KeyValue { key: Key::Group { name }.encode(), value: None };
-        let partition = self.store.partition_of(name.as_bytes());
-        // What remains is deleted at the next start.
-        let _ = self.store.append(partition, vec![record]).await;
-    }
-}
-
 // === impl ShareGroup ===
 
 impl ShareGroup {
     fn start(&self, partition: PartitionId) -> Option<Offset> {
-        let at = self.starts.binary_search_by_key(&partition, |(partition, _)| *partition).ok()?;
+        let at = self
+            .starts
+            .binary_search_by_key(&partition, |(partition, _)| *partition)
+            .ok()?;
         Some(self.starts[at].1)
     }
 
@@ -297,7 +141,11 @@ impl ShareGroup {
     fn wake_others(&self, number: u64) {
         if self.has_work() {
             let inner = self.inner.lock();
-            for member in inner.members.iter().filter(|member| member.entry.number != number) {
+            for member in inner
+                .members
+                .iter()
+                .filter(|member| member.entry.number != number)
+            {
                 member.entry.notify.notify_one();
             }
         }
@@ -309,7 +157,9 @@ impl ShareGroup {
         inner.feeds.retain(|partition, _| keep(*partition));
         inner.behind.retain(|partition| keep(*partition));
         inner.returned.retain(|(partition, _)| keep(*partition));
-        self.outstanding.lock().retain(|(partition, _)| keep(*partition));
+        self.outstanding
+            .lock()
+            .retain(|(partition, _)| keep(*partition));
         self.note_work(&inner);
     }
 
@@ -325,9 +175,15 @@ impl ShareGroup {
                 Mode::Live(from) => from.max(feed.position.done()),
                 Mode::Behind(next) => next,
             };
-            (*partition, lowest(*partition).map_or(passed, |lowest| lowest.min(passed)))
+            (
+                *partition,
+                lowest(*partition).map_or(passed, |lowest| lowest.min(passed)),
+            )
         };
-        let parked = inner.cursors.iter().map(|(partition, offset)| (*partition, *offset));
+        let parked = inner
+            .cursors
+            .iter()
+            .map(|(partition, offset)| (*partition, *offset));
         let parked = parked.filter(|(partition, _)| !inner.feeds.contains_key(partition));
         inner.feeds.iter().map(position).chain(parked).collect()
     }
@@ -340,9 +196,18 @@ impl ShareGroup {
         metrics: &MqttMetrics,
     ) {
         let mut inner = self.inner.lock();
-        let Some(Feed { mode: Mode::Live(from), .. }) = inner.feeds.get(&partition) else { return };
+        let Some(Feed {
+            mode: Mode::Live(from),
+            ..
+        }) = inner.feeds.get(&partition)
+        else {
+            return;
+        };
         let from = *from;
-        for candidate in candidates.into_iter().filter(|candidate| candidate.offset >= from) {
+        for candidate in candidates
+            .into_iter()
+            .filter(|candidate| candidate.offset >= from)
+        {
             if self.assign(&mut inner, partition, &candidate) {
                 continue;
             }
@@ -383,9 +248,15 @@ impl ShareGroup {
     }
 
     fn give(&self, member: &Member, partition: PartitionId, candidate: &Candidate) -> bool {
-        let Some(group) = &member.subscription.group else { return false };
+        let Some(group) = &member.subscription.group else {
+            return false;
+        };
         let offset = candidate.offset;
-        let token = Token { origin: Origin::Shared(group.clone()), partition, offset };
+        let token = Token {
+            origin: Origin::Shared(group.clone()),
+            partition,
+            offset,
+        };
         let message = candidate.message.clone();
         let delivery = Delivery::new(message, &member.subscription.options, token);
         let is_acknowledged = delivery.qos > QoS::AtMostOnce;
@@ -405,7 +276,9 @@ impl ShareGroup {
 
     /// One step for the group by a member (`number`) that has room. Whether it got anywhere.
     pub(crate) async fn drive(&self, hub: &Hub, number: u64) -> bool {
-        let Ok(driving) = self.driving.try_lock() else { return false };
+        let Ok(driving) = self.driving.try_lock() else {
+            return false;
+        };
         let moved = self.drive_step(hub).await;
         drop(driving);
         // Who found the lock taken looks again.
@@ -418,12 +291,16 @@ impl ShareGroup {
         if let Some((partition, offset)) = returned {
             return self.give_again(hub, partition, offset).await;
         }
-        let Some((partition, from)) = self.next_behind() else { return true };
+        let Some((partition, from)) = self.next_behind() else {
+            return true;
+        };
         match hub.read_log(partition, from, CATCH_UP_READ_BYTES).await {
             Reading::Chunk(chunk) => self.give_chunk(hub, (partition, from), &chunk),
             Reading::Gap(next) => {
                 if next > from {
-                    hub.metrics.dropped_retention.inc_by(next.0.abs_diff(from.0));
+                    hub.metrics
+                        .dropped_retention
+                        .inc_by(next.0.abs_diff(from.0));
                 }
                 self.fall_behind(&mut self.inner.lock(), partition, next);
                 true
@@ -477,8 +354,12 @@ impl ShareGroup {
         let inner = &mut *inner;
         let mut found = None;
         while let Some(partition) = inner.behind.pop_front() {
-            let Some(feed) = inner.feeds.get_mut(&partition) else { continue };
-            let Mode::Behind(next) = feed.mode else { continue };
+            let Some(feed) = inner.feeds.get_mut(&partition) else {
+                continue;
+            };
+            let Mode::Behind(next) = feed.mode else {
+                continue;
+            };
             if next >= feed.position.begun() {
                 feed.mode = Mode::Live(next);
                 continue;
@@ -498,7 +379,9 @@ impl ShareGroup {
         chunk: &mainstem_log::Chunk,
     ) -> bool {
         let image = hub.core.image();
-        let Some(kafka_topic) = image.topic_by_id(partition.topic) else { return true };
+        let Some(kafka_topic) = image.topic_by_id(partition.topic) else {
+            return true;
+        };
         let how = Scan {
             kafka_topic: &kafka_topic.name,
             image: &image,
@@ -507,20 +390,27 @@ impl ShareGroup {
         };
         let now_ms = hub.core.env.wall_ms();
         let mut inner = self.inner.lock();
-        let is_current =
-            inner.feeds.get(&partition).is_some_and(|feed| feed.mode == Mode::Behind(from));
+        let is_current = inner
+            .feeds
+            .get(&partition)
+            .is_some_and(|feed| feed.mode == Mode::Behind(from));
         if !is_current {
             return true;
         }
         let mut next = chunk.next;
         scan(&how, chunk, from, &mut String::new(), |scanned| {
             if !topic::matches(&self.filter, scanned.topic)
-                || self.start(partition).is_some_and(|start| scanned.offset < start)
+                || self
+                    .start(partition)
+                    .is_some_and(|start| scanned.offset < start)
             {
                 return ControlFlow::Continue(());
             }
             let message = Arc::new(scanned.message());
-            let candidate = Candidate { offset: scanned.offset, message };
+            let candidate = Candidate {
+                offset: scanned.offset,
+                message,
+            };
             if candidate.message.is_expired(now_ms)
                 || self.assign(&mut inner, partition, &candidate)
                 || candidate.message.qos == QoS::AtMostOnce
