@@ -20,7 +20,7 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.failed:
         for broker in getattr(item.session, "brokers", []):
-            report.sections.append((f"log of the node in {broker.directory}", broker.log_tail(40)))
+            report.sections.append((f"log of the node in {broker.directory}", broker.log_tail(20)))
 
 
 def pytest_sessionstart(session):

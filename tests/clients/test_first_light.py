@@ -78,7 +78,7 @@ def test_the_banner_tells_how_to_reach_the_node(broker):
     assert b"kitchen/temp 21.5\n" in out
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def traffic(broker):
     """A bit of everything, so that no metric is missing for want of an event."""
     device = Device(broker).start()

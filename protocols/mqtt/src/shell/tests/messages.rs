@@ -206,6 +206,7 @@ async fn the_remaining_expiry_goes_along() {
 #[tokio::test]
 async fn large_payloads_arrive_whole_and_in_order() {
     let world = World::new().await;
+    world.dial().enter(4, "maker").await.make_topic("large").await;
     let mut reader = world.dial().enter(4, "reader").await;
     reader.subscribe(4, "large", 0).await;
     let mut sender = world.dial().enter(4, "sender").await;

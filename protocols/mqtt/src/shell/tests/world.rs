@@ -8,7 +8,6 @@ use mainstem_env::{BoxFuture, Clock, Env, MemFs};
 use mainstem_log::{Log, LogOptions};
 use mainstem_metadata::{Metadata, MetadataOptions, StoreKind};
 use mainstem_net::Connection;
-use mainstem_record::BrokerId;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -72,7 +71,7 @@ impl World {
         let registry = Registry::new();
         let options = MetadataOptions {
             dir: PathBuf::from("/data/metadata"),
-            node_id: BrokerId(1),
+            node_id: 1,
             store: StoreKind::Memory,
         };
         let metadata = Metadata::start(env.clone(), options).await.expect("metadata");
@@ -122,7 +121,7 @@ impl World {
     /// The value of a counter with one label.
     pub(super) fn counted(&self, name: &str, label: &str) -> f64 {
         let families = self.registry.gather();
-        let family = families.iter().find(|family| family.get_name() == name);
+        let family = families.iter().find(|family| family.name() == name);
         let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
         metrics
             .iter()
