@@ -78,7 +78,9 @@ pub(crate) async fn serve(listener: AdminListener, admin: Arc<Admin>, stop: Canc
 async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
     admin.process.refresh();
     let families = admin.registry.gather();
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok());
     if accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
         let headers = [(header::CONTENT_TYPE, openmetrics::CONTENT_TYPE)];
         return (headers, openmetrics::encode(&families)).into_response();

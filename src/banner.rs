@@ -32,10 +32,19 @@ pub(crate) fn flush_policy(config: &Config) -> String {
 pub(crate) fn text(config: &Config, advertise: &str, addresses: &Addresses) -> String {
     let mut out = String::new();
     let rows = [
-        ("Kafka", format!("{}  (clients are told {advertise})", addresses.kafka)),
+        (
+            "Kafka",
+            format!("{}  (clients are told {advertise})", addresses.kafka),
+        ),
         ("MQTT", addresses.mqtt.to_string()),
         ("MQTT/WebSocket", format!("ws://{}/mqtt", addresses.mqtt_ws)),
-        ("Admin", format!("http://{}/metrics  /healthz  /readyz  /status", addresses.admin)),
+        (
+            "Admin",
+            format!(
+                "http://{}/metrics  /healthz  /readyz  /status",
+                addresses.admin
+            ),
+        ),
         ("Data", config.data_dir.display().to_string()),
         ("Flush", flush_policy(config)),
     ];

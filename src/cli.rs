@@ -75,7 +75,10 @@ impl ServeArguments {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             flags.push((key.trim().to_owned(), value.trim().to_owned()));
         }
-        let data_dir = self.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
+        let data_dir = self
+            .data_dir
+            .as_ref()
+            .map(|dir| dir.to_string_lossy().into_owned());
         let named = [
             ("data.dir", &data_dir),
             ("kafka.listen", &self.kafka_listen),
@@ -90,7 +93,15 @@ impl ServeArguments {
         if self.insecure {
             flags.push(("insecure".to_owned(), "true".to_owned()));
         }
-        let file = self.config.as_deref().map(mainstem_config::load_file).transpose()?;
-        mainstem_config::load(Sources { file, env: mainstem_config::process_env(), flags })
+        let file = self
+            .config
+            .as_deref()
+            .map(mainstem_config::load_file)
+            .transpose()?;
+        mainstem_config::load(Sources {
+            file,
+            env: mainstem_config::process_env(),
+            flags,
+        })
     }
 }

@@ -24,13 +24,19 @@ pub(crate) enum DataDirError {
 
 pub(crate) async fn open(env: &Env, config: &Config) -> Result<DataDir, DataDirError> {
     let dir = &config.data_dir;
-    let unusable = |source| DataDirError::Unusable { dir: dir.display().to_string(), source };
+    let unusable = |source| DataDirError::Unusable {
+        dir: dir.display().to_string(),
+        source,
+    };
     env.fs.create_dir_all(dir).map_err(unusable)?;
     let lock = lock(env, dir)?;
     // Validated to be at least 0.
     let node_id = u64::try_from(config.node_id).unwrap_or(0);
     let identity = Identity::load_or_create(env, dir, node_id).await?;
-    Ok(DataDir { identity, _lock: lock })
+    Ok(DataDir {
+        identity,
+        _lock: lock,
+    })
 }
 
 fn lock(env: &Env, dir: &Path) -> Result<Box<dyn DirLock>, DataDirError> {

@@ -37,7 +37,10 @@ fn serve_command(arguments: &cli::ServeArguments) -> ExitCode {
         return ExitCode::from(2);
     }
     stop_the_process_on_panic();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("mainstem: the async runtime does not start: {error}");
@@ -56,7 +59,10 @@ fn serve_command(arguments: &cli::ServeArguments) -> ExitCode {
 
 fn check_config(file: &std::path::Path) -> ExitCode {
     let checked = mainstem_config::load_file(file).and_then(|source| {
-        mainstem_config::load(Sources { file: Some(source), ..Sources::default() })
+        mainstem_config::load(Sources {
+            file: Some(source),
+            ..Sources::default()
+        })
     });
     match checked {
         Ok(_) => {

@@ -34,7 +34,13 @@ fn encode_family(out: &mut String, family: &MetricFamily) {
     for metric in family.get_metric() {
         match family.get_field_type() {
             MetricType::COUNTER => {
-                sample(out, &format!("{name}_total"), metric, None, metric.get_counter().get_value());
+                sample(
+                    out,
+                    &format!("{name}_total"),
+                    metric,
+                    None,
+                    metric.get_counter().get_value(),
+                );
             }
             MetricType::HISTOGRAM => encode_histogram(out, name, metric),
             _ => sample(out, name, metric, None, metric.get_gauge().get_value()),
@@ -47,12 +53,24 @@ fn encode_histogram(out: &mut String, name: &str, metric: &Metric) {
     let bucket = format!("{name}_bucket");
     for step in histogram.get_bucket() {
         let bound = number(step.upper_bound());
-        sample(out, &bucket, metric, Some(&bound), step.cumulative_count() as f64);
+        sample(
+            out,
+            &bucket,
+            metric,
+            Some(&bound),
+            step.cumulative_count() as f64,
+        );
     }
     let count = histogram.get_sample_count() as f64;
     sample(out, &bucket, metric, Some("+Inf"), count);
     sample(out, &format!("{name}_count"), metric, None, count);
-    sample(out, &format!("{name}_sum"), metric, None, histogram.get_sample_sum());
+    sample(
+        out,
+        &format!("{name}_sum"),
+        metric,
+        None,
+        histogram.get_sample_sum(),
+    );
 }
 
 fn sample(out: &mut String, name: &str, metric: &Metric, bound: Option<&str>, value: f64) {
@@ -62,7 +80,12 @@ fn sample(out: &mut String, name: &str, metric: &Metric, bound: Option<&str>, va
         out.push('{');
         for (index, label) in labels.iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };
-            let _ = write!(out, "{comma}{}=\"{}\"", label.name(), escaped(label.value()));
+            let _ = write!(
+                out,
+                "{comma}{}=\"{}\"",
+                label.name(),
+                escaped(label.value())
+            );
         }
         if let Some(bound) = bound {
             let comma = if labels.is_empty() { "" } else { "," };
@@ -74,11 +97,17 @@ fn sample(out: &mut String, name: &str, metric: &Metric, bound: Option<&str>, va
 }
 
 fn number(value: f64) -> String {
-    if value == f64::INFINITY { "+Inf".to_owned() } else { value.to_string() }
+    if value == f64::INFINITY {
+        "+Inf".to_owned()
+    } else {
+        value.to_string()
+    }
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 #[cfg(test)]

@@ -36,7 +36,10 @@ impl ProcessMetrics {
                 "mainstem_process_open_fds",
                 "Open file descriptors of the process.",
             )?,
-            uptime: Gauge::new("mainstem_uptime_seconds", "Seconds since the node was started.")?,
+            uptime: Gauge::new(
+                "mainstem_uptime_seconds",
+                "Seconds since the node was started.",
+            )?,
             started: env.now(),
         };
         registry.register(Box::new(metrics.cpu.clone()))?;
@@ -48,7 +51,8 @@ impl ProcessMetrics {
 
     /// Reads the figures again; what can't be read keeps its last value.
     pub(crate) fn refresh(&self) {
-        self.uptime.set((self.env.now() - self.started).as_secs_f64());
+        self.uptime
+            .set((self.env.now() - self.started).as_secs_f64());
         if let Some(seconds) = cpu_seconds() {
             self.cpu.inc_by((seconds - self.cpu.get()).max(0.0));
         }
@@ -56,13 +60,16 @@ impl ProcessMetrics {
             self.resident.set(bytes);
         }
         if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
-            self.open_files.set(i64::try_from(entries.count()).unwrap_or(i64::MAX));
+            self.open_files
+                .set(i64::try_from(entries.count()).unwrap_or(i64::MAX));
         }
     }
 }
 
 fn proc_file(path: &str) -> Option<String> {
-    std::fs::read_to_string(path).ok().filter(|text| text.len() <= PROC_FILE_BYTES_MAX)
+    std::fs::read_to_string(path)
+        .ok()
+        .filter(|text| text.len() <= PROC_FILE_BYTES_MAX)
 }
 
 /// Fields 14 and 15 of /proc/self/stat (proc(5)); the second field may hold spaces, so counting

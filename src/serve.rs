@@ -40,7 +40,10 @@ pub(crate) enum ServeError {
     #[error(transparent)]
     Kafka(#[from] KafkaError),
     #[error("admin listener {address}: {source}; choose another with --admin-listen")]
-    Admin { address: SocketAddr, source: std::io::Error },
+    Admin {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("kafka.advertise '{0}' is not host:port")]
@@ -129,7 +132,15 @@ async fn start(
         tracing::warn!("insecure: whoever reaches the listeners may read and write everything");
     }
     let drain_limit = Duration::from_millis(config.drain_ms);
-    Ok(Node { env, drain_limit, listening, admin_stop, broker, log, metadata })
+    Ok(Node {
+        env,
+        drain_limit,
+        listening,
+        admin_stop,
+        broker,
+        log,
+        metadata,
+    })
 }
 
 /// Every address of the node, bound, nothing accepted yet.
@@ -146,7 +157,14 @@ struct Listeners {
 impl Listeners {
     async fn bind(env: &Env, config: &Config) -> Result<Self, ServeError> {
         let bind = |name, address, connections_max| {
-            Bound::bind(env, ListenerOptions { name, address, connections_max })
+            Bound::bind(
+                env,
+                ListenerOptions {
+                    name,
+                    address,
+                    connections_max,
+                },
+            )
         };
         let mqtt_max = config.mqtt.connections_max;
         let kafka = bind("kafka", config.kafka_listen, config.kafka.connections_max).await?;
@@ -156,7 +174,13 @@ impl Listeners {
         let failed = |source| ServeError::Admin { address, source };
         let admin = env.net.listen(address).await.map_err(failed)?;
         let admin_address = admin.local_addr().map_err(failed)?;
-        Ok(Self { kafka, mqtt, mqtt_ws, admin, admin_address })
+        Ok(Self {
+            kafka,
+            mqtt,
+            mqtt_ws,
+            admin,
+            admin_address,
+        })
     }
 
     fn addresses(&self) -> Result<Addresses, ServeError> {
@@ -191,7 +215,8 @@ impl Listeners {
         let listening = vec![
             self.kafka.serve(env, &net, kafka.handler()),
             self.mqtt.serve(env, &net, mqtt.handler(Transport::Tcp)),
-            self.mqtt_ws.serve(env, &net, mqtt.handler(Transport::WebSocket)),
+            self.mqtt_ws
+                .serve(env, &net, mqtt.handler(Transport::WebSocket)),
         ];
         let stop = CancellationToken::new();
         let listener = AdminListener(self.admin, env.clone());
@@ -215,14 +240,20 @@ fn log_options(config: &Config) -> LogOptions {
     let storage = &config.storage;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     LogOptions {
-        shards: if storage.shards == 0 { cores } else { storage.shards },
+        shards: if storage.shards == 0 {
+            cores
+        } else {
+            storage.shards
+        },
         tail_cache_bytes: storage.tail_cache_bytes,
         shard_inflight_bytes_max: storage.shard_inflight_bytes_max,
         index_interval_bytes: storage.index_interval_bytes,
         flush_interval_bytes: storage.flush_interval_bytes,
         flush_interval: Duration::from_millis(storage.flush_interval_ms),
         low_space_bytes: storage.low_space_bytes,
-        producer_expiry: Duration::from_millis(config.kafka.producer_id_expiration_ms.unsigned_abs()),
+        producer_expiry: Duration::from_millis(
+            config.kafka.producer_id_expiration_ms.unsigned_abs(),
+        ),
         decompressed_bytes_max: storage.decompressed_batch_bytes_max,
         open_files_max: storage.open_files_max,
         ..LogOptions::new(config.data_dir.join("log"))

@@ -107,12 +107,20 @@ impl Bound {
         };
         let listener = env.net.listen(address).await.map_err(refused)?;
         let local_addr = listener.local_addr().map_err(refused)?;
-        Ok(Self { local_addr, listener, options })
+        Ok(Self {
+            local_addr,
+            listener,
+            options,
+        })
     }
 
     /// Accepts from now on; each connection is served by a task that runs `handler`.
     pub fn serve(self, env: &Env, metrics: &NetMetrics, handler: Handler) -> Listening {
-        let Self { local_addr, listener, options } = self;
+        let Self {
+            local_addr,
+            listener,
+            options,
+        } = self;
         let name = options.name;
         let shared = Arc::new(Shared {
             options,

@@ -32,6 +32,10 @@ impl Principal {
 impl Caller {
     /// A caller who has proved nothing.
     pub fn anonymous(address: SocketAddr, client_id: &str) -> Self {
-        Self { principal: Principal::anonymous(), address, client_id: Arc::from(client_id) }
+        Self {
+            principal: Principal::anonymous(),
+            address,
+            client_id: Arc::from(client_id),
+        }
     }
 }

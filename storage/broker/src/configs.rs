@@ -5,12 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mainstem_config::{ConfigKind, TopicConfig, TopicKey, topic_keys, validate_topic};
 use mainstem_metadata::Command;
 
-use crate::{
-    Broker, Caller, TopicRef,
-    core::Core,
-    error_code::ErrorCode,
-    topics::TopicError,
-};
+use crate::{Broker, Caller, TopicRef, core::Core, error_code::ErrorCode, topics::TopicError};
 
 /// Whose configs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +86,9 @@ impl Core {
         overrides: &BTreeMap<String, String>,
     ) -> Vec<ConfigEntry> {
         let defaults = self.topic_defaults();
-        let pairs = overrides.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let pairs = overrides
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()));
         let resolved = TopicConfig::resolve(&defaults, pairs);
         topic_keys()
             .iter()
@@ -110,7 +107,11 @@ impl Core {
         let built_in = TopicConfig::default().value_of(key.name);
         let mut synonyms = Vec::new();
         if let Some(value) = overrides.get(key.name) {
-            synonyms.push((key.name.to_owned(), Some(value.clone()), ConfigSource::DynamicTopic));
+            synonyms.push((
+                key.name.to_owned(),
+                Some(value.clone()),
+                ConfigSource::DynamicTopic,
+            ));
         }
         if let Some(name) = key.broker_synonym {
             if let Some(value) = image.broker_configs.get(name) {
@@ -123,7 +124,9 @@ impl Core {
             }
             synonyms.push((name.to_owned(), built_in, ConfigSource::Default));
         }
-        let source = synonyms.first().map_or(ConfigSource::Default, |(_, _, source)| *source);
+        let source = synonyms
+            .first()
+            .map_or(ConfigSource::Default, |(_, _, source)| *source);
         let value = match source {
             ConfigSource::DynamicTopic => resolved.value_of(key.name),
             _ => defaults.value_of(key.name),
@@ -175,7 +178,10 @@ impl Core {
         if name.is_empty() || name == self.config.node_id.to_string() {
             return Ok(());
         }
-        let message = format!("'{name}' is not the id of this broker, {}", self.config.node_id);
+        let message = format!(
+            "'{name}' is not the id of this broker, {}",
+            self.config.node_id
+        );
         Err(TopicError::new(ErrorCode::InvalidRequest, message))
     }
 }
@@ -196,8 +202,11 @@ impl Broker {
                     .core
                     .find_topic(&self.core.image(), &TopicRef::Name(name))
                     .map_err(|code| TopicError::new(code, code.text()))?;
-                let overrides =
-                    topic.configs.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+                let overrides = topic
+                    .configs
+                    .iter()
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect();
                 self.core.topic_config_entries(&overrides)
             }
             ConfigResource::Broker(name) => {
@@ -251,8 +260,11 @@ impl Broker {
                 .iter()
                 .find(|known| known.name == key)
                 .ok_or_else(|| unknown_key(&key))?;
-            let present =
-                topic.configs.get(&key).cloned().or_else(|| defaults.value_of(known.name));
+            let present = topic
+                .configs
+                .get(&key)
+                .cloned()
+                .or_else(|| defaults.value_of(known.name));
             match changed_value(&key, known.kind, op, value, present)? {
                 Some(value) => {
                     set.insert(key, value);
@@ -260,15 +272,22 @@ impl Broker {
                 None => delete.push(key),
             }
         }
-        let mut after: BTreeMap<String, String> =
-            topic.configs.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut after: BTreeMap<String, String> = topic
+            .configs
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         after.retain(|key, _| !delete.contains(key));
         after.extend(set.clone());
         check_topic_configs(&after)?;
         if validate_only {
             return Ok(());
         }
-        let command = Command::AlterTopicConfigs { topic: topic.id, set, delete };
+        let command = Command::AlterTopicConfigs {
+            topic: topic.id,
+            set,
+            delete,
+        };
         self.core.metadata.propose(command).await?;
         self.core.apply_settings().await;
         Ok(())
@@ -281,7 +300,9 @@ impl Broker {
     ) -> Result<(), TopicError> {
         let (mut set, mut delete) = (BTreeMap::new(), Vec::new());
         for (key, op, value) in ops {
-            let topic_key = topic_keys().iter().find(|known| known.broker_synonym == Some(&key));
+            let topic_key = topic_keys()
+                .iter()
+                .find(|known| known.broker_synonym == Some(&key));
             let Some(topic_key) = topic_key else {
                 let message = format!("{key} can't be changed at run time");
                 return Err(TopicError::new(ErrorCode::InvalidRequest, message));
@@ -299,14 +320,20 @@ impl Broker {
         if validate_only {
             return Ok(());
         }
-        self.core.metadata.propose(Command::AlterBrokerConfigs { set, delete }).await?;
+        self.core
+            .metadata
+            .propose(Command::AlterBrokerConfigs { set, delete })
+            .await?;
         self.core.apply_settings().await;
         Ok(())
     }
 }
 
 fn unknown_key(key: &str) -> TopicError {
-    TopicError::new(ErrorCode::InvalidConfig, format!("unknown topic config {key}"))
+    TopicError::new(
+        ErrorCode::InvalidConfig,
+        format!("unknown topic config {key}"),
+    )
 }
 
 /// The value after an operation; `None` goes back to the default.
@@ -333,7 +360,11 @@ fn changed_value(
         return Err(TopicError::new(ErrorCode::InvalidConfig, message));
     }
     let split = |list: &str| -> Vec<String> {
-        list.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+        list.split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(str::to_owned)
+            .collect()
     };
     let mut items = split(&present.unwrap_or_default());
     for item in split(&value) {

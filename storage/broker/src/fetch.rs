@@ -41,7 +41,10 @@ pub struct FetchPartition {
 
 impl From<ErrorCode> for FetchError {
     fn from(code: ErrorCode) -> Self {
-        Self { code, diverging: None }
+        Self {
+            code,
+            diverging: None,
+        }
     }
 }
 
@@ -74,8 +77,14 @@ impl Core {
     ) -> Result<(Partition, Arc<PartitionRecord>), ErrorCode> {
         let image = self.image();
         let topic = self.find_topic(&image, topic)?;
-        let id = PartitionId { topic: topic.id, index };
-        let record = image.partition(id).cloned().ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        let id = PartitionId {
+            topic: topic.id,
+            index,
+        };
+        let record = image
+            .partition(id)
+            .cloned()
+            .ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let partition = self.partition(id)?;
         let present = record.epoch();
         if current_leader_epoch == LeaderEpoch::NONE || current_leader_epoch == present {
@@ -89,8 +98,15 @@ impl Core {
             .iter()
             .filter(|segment| segment.epoch >= current_leader_epoch)
             .all(|segment| segment.leader_incarnation == self.incarnation);
-        let known = record.segments.iter().any(|segment| segment.epoch == current_leader_epoch);
-        if unbroken && known { Ok((partition, record)) } else { Err(ErrorCode::FencedLeaderEpoch) }
+        let known = record
+            .segments
+            .iter()
+            .any(|segment| segment.epoch == current_leader_epoch);
+        if unbroken && known {
+            Ok((partition, record))
+        } else {
+            Err(ErrorCode::FencedLeaderEpoch)
+        }
     }
 }
 
@@ -106,8 +122,14 @@ impl Broker {
         current_leader_epoch: LeaderEpoch,
         isolation: Isolation,
     ) -> Result<FetchPartition, ErrorCode> {
-        let (partition, record) = self.core.led_partition(topic, index, current_leader_epoch)?;
-        Ok(FetchPartition { partition, record, isolation })
+        let (partition, record) = self
+            .core
+            .led_partition(topic, index, current_leader_epoch)?;
+        Ok(FetchPartition {
+            partition,
+            record,
+            isolation,
+        })
     }
 }
 
@@ -169,7 +191,12 @@ impl FetchPartition {
             self.check_divergence(from, last_fetched_epoch)?;
         }
         let end = self.readable_end();
-        let read = Read { from, bytes_max, at_least_one_batch: at_least_one, end };
+        let read = Read {
+            from,
+            bytes_max,
+            at_least_one_batch: at_least_one,
+            end,
+        };
         Ok(self.partition.read(read).await?)
     }
 
@@ -179,7 +206,10 @@ impl FetchPartition {
             return Ok(());
         };
         if epoch < last || end < from {
-            return Err(FetchError { code: ErrorCode::None, diverging: Some((epoch, end)) });
+            return Err(FetchError {
+                code: ErrorCode::None,
+                diverging: Some((epoch, end)),
+            });
         }
         Ok(())
     }

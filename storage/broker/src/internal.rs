@@ -63,12 +63,20 @@ impl InternalTopic {
             origin: TopicOrigin::Internal,
             configs,
         };
-        let topic = core.ensure_topic(new).await.map_err(|error| BrokerError::Internal {
-            topic: name.to_owned(),
-            code: error.code,
-        })?;
+        let topic = core
+            .ensure_topic(new)
+            .await
+            .map_err(|error| BrokerError::Internal {
+                topic: name.to_owned(),
+                code: error.code,
+            })?;
         let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
-        Ok(Self { core: core.clone(), name, id: topic.id, partitions })
+        Ok(Self {
+            core: core.clone(),
+            name,
+            id: topic.id,
+            partitions,
+        })
     }
 
     pub(crate) fn partition_count(&self) -> i32 {
@@ -81,7 +89,10 @@ impl InternalTopic {
     }
 
     fn partition(&self, index: PartitionIndex) -> Result<Partition, ErrorCode> {
-        self.core.partition(PartitionId { topic: self.id, index })
+        self.core.partition(PartitionId {
+            topic: self.id,
+            index,
+        })
     }
 
     /// Takes a place in the partition's order; the ticket completes when the records are durable.
@@ -98,8 +109,14 @@ impl InternalTopic {
             (encoded, now)
         };
         let records = records.iter().map(encode).collect();
-        let append = Append::Records { records, ack: Ack::Durable };
-        partition.append(append).await.map_err(|error| code_of(&error))
+        let append = Append::Records {
+            records,
+            ack: Ack::Durable,
+        };
+        partition
+            .append(append)
+            .await
+            .map_err(|error| code_of(&error))
     }
 
     /// As [`InternalTopic::append`], and waits. The offset of the first record.
@@ -109,7 +126,10 @@ impl InternalTopic {
         records: Vec<KeyValue>,
     ) -> Result<Offset, ErrorCode> {
         let ticket = self.append(index, records).await?;
-        ticket.await.map(|appended| appended.base_offset).map_err(|error| code_of(&error))
+        ticket
+            .await
+            .map(|appended| appended.base_offset)
+            .map_err(|error| code_of(&error))
     }
 
     /// Gives every committed record of a partition to `each`, in order. Returns the end.
@@ -118,10 +138,12 @@ impl InternalTopic {
         index: PartitionIndex,
         each: &mut (dyn FnMut(ReplayRecord<'_>) + Send),
     ) -> Result<Offset, BrokerError> {
-        let partition = self.partition(index).map_err(|code| BrokerError::Internal {
-            topic: self.name.to_owned(),
-            code,
-        })?;
+        let partition = self
+            .partition(index)
+            .map_err(|code| BrokerError::Internal {
+                topic: self.name.to_owned(),
+                code,
+            })?;
         let ends = partition.ends();
         let mut from = ends.log_start;
         while from < ends.committed_end {
@@ -171,7 +193,11 @@ impl InternalTopic {
     }
 
     fn broken(&self, partition: PartitionIndex, error: &dyn std::error::Error) -> BrokerError {
-        BrokerError::Replay { topic: self.name.to_owned(), partition, reason: error.to_string() }
+        BrokerError::Replay {
+            topic: self.name.to_owned(),
+            partition,
+            reason: error.to_string(),
+        }
     }
 }
 

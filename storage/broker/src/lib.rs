@@ -36,9 +36,7 @@ pub use crate::{
     mqtt::*,
     offsets::{FoundOffset, OffsetQuery},
     produce::{Acks, ProduceError, ProduceTicket, Produced},
-    topics::{
-        BrokerEndpoint, ClusterInfo, CreatedTopic, NewTopicRequest, TopicError, TopicRef,
-    },
+    topics::{BrokerEndpoint, ClusterInfo, CreatedTopic, NewTopicRequest, TopicError, TopicRef},
 };
 
 /// How long the broker's own tasks may take to end.

@@ -28,7 +28,11 @@ async fn follow_events(core: Arc<Core>, mut events: mpsc::Receiver<LogEvent>) {
         };
         match event {
             None => return,
-            Some(LogEvent::RollWanted { partition, segment, reason }) => {
+            Some(LogEvent::RollWanted {
+                partition,
+                segment,
+                reason,
+            }) => {
                 tracing::debug!(?partition, ?reason, "rolling");
                 // A refusal is logged; the log asks again at the next append.
                 let _ = core.roll(partition, segment).await;
@@ -48,7 +52,9 @@ async fn keep_age(core: Arc<Core>) {
     while wait(&core, AGE_CHECK_INTERVAL).await {
         let image = core.image();
         for partition in core.log.partitions() {
-            let Some(topic) = image.topic_by_id(partition.id().topic) else { continue };
+            let Some(topic) = image.topic_by_id(partition.id().topic) else {
+                continue;
+            };
             let segment_ms = core.topic_config(topic).segment_ms;
             let now = core.env.wall_ms();
             let old = partition.segments().into_iter().find(|segment| {
@@ -86,7 +92,9 @@ impl Core {
     pub(crate) async fn apply_retention(&self) {
         let image = self.image();
         for partition in self.log.partitions() {
-            let Some(topic) = image.topic_by_id(partition.id().topic) else { continue };
+            let Some(topic) = image.topic_by_id(partition.id().topic) else {
+                continue;
+            };
             let expired = self.expired(topic, &partition);
             self.drop_prefix(&partition, &expired).await;
         }
@@ -122,7 +130,9 @@ impl Core {
     }
 
     async fn drop_prefix(&self, partition: &Partition, prefix: &[SegmentInfo]) {
-        let Some(end) = prefix.last().and_then(|segment| segment.end) else { return };
+        let Some(end) = prefix.last().and_then(|segment| segment.end) else {
+            return;
+        };
         let log_start = end.max(partition.ends().log_start);
         let segments: Vec<SegmentId> = prefix.iter().map(|segment| segment.id).collect();
         if let Err(reason) = self.drop_segments(partition, segments, log_start).await {
@@ -141,7 +151,10 @@ impl Core {
             segments: segments.clone(),
             log_start,
         };
-        self.metadata.propose(command).await.map_err(|error| error.to_string())?;
+        self.metadata
+            .propose(command)
+            .await
+            .map_err(|error| error.to_string())?;
         let dropped = partition.drop_segments(&segments, log_start).await;
         dropped.map_err(|error| error.to_string())?;
         tracing::info!(partition = ?partition.id(), segments = segments.len(), "segments deleted");
@@ -150,7 +163,9 @@ impl Core {
 
     /// Topics that MQTT made share a part of the disk; the oldest sealed segments go first.
     async fn keep_mqtt_budget(&self) {
-        let Ok(space) = self.env.fs.space(&self.config.data_dir) else { return };
+        let Ok(space) = self.env.fs.space(&self.config.data_dir) else {
+            return;
+        };
         let percent = u64::from(self.config.mqtt.created_topics_disk_percent);
         let budget = space.total / 100 * percent;
         let image = self.image();
@@ -169,7 +184,9 @@ impl Core {
                     first.end.map(|_| (first.max_timestamp, partition, first))
                 })
                 .min_by_key(|(timestamp, ..)| *timestamp);
-            let Some((_, partition, segment)) = oldest else { return };
+            let Some((_, partition, segment)) = oldest else {
+                return;
+            };
             let (bytes, before) = (segment.bytes, partition.size_bytes());
             self.drop_prefix(partition, &[segment]).await;
             if partition.size_bytes() == before {
@@ -184,7 +201,9 @@ impl Core {
         let image = self.image();
         for partition in self.log.partitions() {
             if let Some(topic) = image.topic_by_id(partition.id().topic) {
-                partition.update_settings(self.partition_settings(topic)).await;
+                partition
+                    .update_settings(self.partition_settings(topic))
+                    .await;
             }
         }
     }

@@ -49,19 +49,26 @@ impl Gauges {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
-        let vector = |name: &str, help: &str, label: &str| -> Result<IntGaugeVec, prometheus::Error> {
-            let vector = IntGaugeVec::new(Opts::new(name, help), &[label])?;
-            registry.register(Box::new(vector.clone()))?;
-            Ok(vector)
-        };
+        let vector =
+            |name: &str, help: &str, label: &str| -> Result<IntGaugeVec, prometheus::Error> {
+                let vector = IntGaugeVec::new(Opts::new(name, help), &[label])?;
+                registry.register(Box::new(vector.clone()))?;
+                Ok(vector)
+            };
         Ok(Self {
-            partitions: gauge("mainstem_partitions", "Partitions that are open on this node.")?,
+            partitions: gauge(
+                "mainstem_partitions",
+                "Partitions that are open on this node.",
+            )?,
             partitions_failed: gauge(
                 "mainstem_partitions_failed",
                 "Partitions that do not work because of damage or I/O errors.",
             )?,
             topics: gauge("mainstem_topics", "Topics of the cluster.")?,
-            log_bytes: gauge("mainstem_log_size_bytes", "Bytes of all segments on this node.")?,
+            log_bytes: gauge(
+                "mainstem_log_size_bytes",
+                "Bytes of all segments on this node.",
+            )?,
             segments: gauge("mainstem_log_segments", "Segments on this node.")?,
             topic_bytes: vector(
                 "mainstem_topic_size_bytes",
@@ -73,7 +80,10 @@ impl Gauges {
                 "Records that a consumer group has not committed yet, over all its partitions.",
                 "group",
             )?,
-            groups: gauge("mainstem_consumer_groups", "Consumer groups that this node coordinates.")?,
+            groups: gauge(
+                "mainstem_consumer_groups",
+                "Consumer groups that this node coordinates.",
+            )?,
         })
     }
 
@@ -81,7 +91,12 @@ impl Gauges {
         let image = core.image();
         self.topics.set(count(image.topics.len()));
         self.partitions_failed.set(count(core.failed_count()));
-        let labelled: HashSet<_> = image.topics.values().take(TOPIC_LABELS_MAX).copied().collect();
+        let labelled: HashSet<_> = image
+            .topics
+            .values()
+            .take(TOPIC_LABELS_MAX)
+            .copied()
+            .collect();
         let mut by_topic: std::collections::HashMap<_, u64> = std::collections::HashMap::new();
         let partitions = core.log.partitions();
         let (mut bytes, mut segments) = (0u64, 0usize);
@@ -96,9 +111,14 @@ impl Gauges {
         self.segments.set(count(segments));
         self.topic_bytes.reset();
         for (topic, size) in by_topic {
-            if let Some(topic) = image.topic_by_id(topic).filter(|t| labelled.contains(&t.id)) {
+            if let Some(topic) = image
+                .topic_by_id(topic)
+                .filter(|t| labelled.contains(&t.id))
+            {
                 let size = i64::try_from(size).unwrap_or(i64::MAX);
-                self.topic_bytes.with_label_values(&[topic.name.as_str()]).set(size);
+                self.topic_bytes
+                    .with_label_values(&[topic.name.as_str()])
+                    .set(size);
             }
         }
         let lags = groups.lag();

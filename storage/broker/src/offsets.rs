@@ -6,10 +6,7 @@ use mainstem_record::{
 };
 
 use crate::{
-    Broker, Caller, Isolation, TopicRef,
-    core::Core,
-    error_code::ErrorCode,
-    fetch::read_code,
+    Broker, Caller, Isolation, TopicRef, core::Core, error_code::ErrorCode, fetch::read_code,
 };
 
 /// How many producer ids are taken from metadata at once (Kafka's block size).
@@ -57,10 +54,15 @@ impl Core {
     async fn new_producer_id(&self) -> Result<ProducerId, ErrorCode> {
         let mut ids = self.producer_ids.lock().await;
         if ids.next >= ids.end {
-            let command = Command::AllocateProducerIds { count: PRODUCER_ID_BLOCK };
+            let command = Command::AllocateProducerIds {
+                count: PRODUCER_ID_BLOCK,
+            };
             match self.metadata.propose(command).await {
                 Ok(Applied::ProducerIds { first, count }) => {
-                    *ids = ProducerIds { next: first, end: first + i64::from(count) };
+                    *ids = ProducerIds {
+                        next: first,
+                        end: first + i64::from(count),
+                    };
                 }
                 Ok(other) => panic!("metadata answered an allocation with {other:?}"),
                 Err(error) => {
@@ -87,10 +89,16 @@ impl Broker {
         _isolation: Isolation,
         query: OffsetQuery,
     ) -> Result<FoundOffset, ErrorCode> {
-        let (partition, record) = self.core.led_partition(topic, index, current_leader_epoch)?;
+        let (partition, record) = self
+            .core
+            .led_partition(topic, index, current_leader_epoch)?;
         let ends = partition.ends();
         let epoch_of = |offset: Offset| {
-            let segment = record.segments.iter().rev().find(|segment| segment.base <= offset);
+            let segment = record
+                .segments
+                .iter()
+                .rev()
+                .find(|segment| segment.base <= offset);
             segment.map_or(LeaderEpoch::NONE, |segment| segment.epoch)
         };
         let plain = |offset: Offset| FoundOffset {
@@ -99,9 +107,11 @@ impl Broker {
             epoch: epoch_of(offset),
         };
         let record_at = |found: Option<(Offset, TimestampMs)>| match found {
-            Some((offset, timestamp)) => {
-                FoundOffset { offset, timestamp, epoch: epoch_of(offset) }
-            }
+            Some((offset, timestamp)) => FoundOffset {
+                offset,
+                timestamp,
+                epoch: epoch_of(offset),
+            },
             None => FoundOffset {
                 offset: Offset(-1),
                 timestamp: TimestampMs::NONE,
@@ -133,7 +143,9 @@ impl Broker {
         current_leader_epoch: LeaderEpoch,
         asked: LeaderEpoch,
     ) -> Result<(LeaderEpoch, Offset), ErrorCode> {
-        let (partition, record) = self.core.led_partition(topic, index, current_leader_epoch)?;
+        let (partition, record) = self
+            .core
+            .led_partition(topic, index, current_leader_epoch)?;
         // An epoch that is not there yet has no end (KIP-320).
         if asked > record.epoch() {
             return Ok((LeaderEpoch::NONE, Offset(-1)));
@@ -161,14 +173,21 @@ impl Broker {
         }
         let (partition, _) = self.core.led_partition(topic, index, LeaderEpoch::NONE)?;
         let ends = partition.ends();
-        let log_start = if before == Offset(-1) { ends.committed_end } else { before };
+        let log_start = if before == Offset(-1) {
+            ends.committed_end
+        } else {
+            before
+        };
         if log_start < Offset::ZERO || log_start > ends.committed_end {
             return Err(ErrorCode::OffsetOutOfRange);
         }
         if log_start <= ends.log_start {
             return Ok(ends.log_start);
         }
-        let command = Command::SetLogStart { partition: partition.id(), log_start };
+        let command = Command::SetLogStart {
+            partition: partition.id(),
+            log_start,
+        };
         self.core.metadata.propose(command).await.map_err(|error| {
             tracing::warn!(%error, "log start not moved");
             ErrorCode::UnknownServerError

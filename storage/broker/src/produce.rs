@@ -61,13 +61,21 @@ pub struct ProduceTicket(AppendTicket);
 
 impl ProduceError {
     fn with_message(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: Some(message.into()), record_errors: Vec::new() }
+        Self {
+            code,
+            message: Some(message.into()),
+            record_errors: Vec::new(),
+        }
     }
 }
 
 impl From<ErrorCode> for ProduceError {
     fn from(code: ErrorCode) -> Self {
-        Self { code, message: None, record_errors: Vec::new() }
+        Self {
+            code,
+            message: None,
+            record_errors: Vec::new(),
+        }
     }
 }
 
@@ -91,10 +99,8 @@ impl Future for ProduceTicket {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(context).map(|result| {
-            let appended =
-                result.map_err(|error| {
-                    ProduceError::with_message(code_of(&error), error.to_string())
-                })?;
+            let appended = result
+                .map_err(|error| ProduceError::with_message(code_of(&error), error.to_string()))?;
             Ok(Produced {
                 base_offset: appended.base_offset,
                 log_append_time: appended.log_append_time.unwrap_or(TimestampMs::NONE),
@@ -124,9 +130,15 @@ impl Broker {
         let topic = self.core.find_topic(&image, topic)?;
         if topic.internal {
             let message = format!("'{}' is internal: only the broker writes it", topic.name);
-            return Err(ProduceError::with_message(ErrorCode::InvalidTopicException, message));
+            return Err(ProduceError::with_message(
+                ErrorCode::InvalidTopicException,
+                message,
+            ));
         }
-        let partition = self.core.partition(PartitionId { topic: topic.id, index })?;
+        let partition = self.core.partition(PartitionId {
+            topic: topic.id,
+            index,
+        })?;
         let config = self.core.topic_config(&topic);
         self.check_batch(&batch, &config)?;
         if acks == Acks::All && config.min_insync_replicas > IN_SYNC_REPLICAS {
@@ -139,7 +151,10 @@ impl Broker {
         };
         match partition.append(Append::Batch { batch, ack }).await {
             Ok(ticket) => Ok(ProduceTicket(ticket)),
-            Err(error) => Err(ProduceError::with_message(code_of(&error), error.to_string())),
+            Err(error) => Err(ProduceError::with_message(
+                code_of(&error),
+                error.to_string(),
+            )),
         }
     }
 
@@ -152,7 +167,10 @@ impl Broker {
                 batch.len(),
                 config.max_message_bytes
             );
-            return Err(ProduceError::with_message(ErrorCode::MessageTooLarge, message));
+            return Err(ProduceError::with_message(
+                ErrorCode::MessageTooLarge,
+                message,
+            ));
         }
         let header = validate(batch)?;
         check_marks(&header)?;
@@ -183,15 +201,25 @@ impl Broker {
         if config.message_timestamp_type == mainstem_record::TimestampType::LogAppendTime {
             return Ok(());
         }
-        let ahead = header.max_timestamp.0.saturating_sub(self.core.env.wall_ms());
-        let behind = self.core.env.wall_ms().saturating_sub(header.max_timestamp.0);
+        let ahead = header
+            .max_timestamp
+            .0
+            .saturating_sub(self.core.env.wall_ms());
+        let behind = self
+            .core
+            .env
+            .wall_ms()
+            .saturating_sub(header.max_timestamp.0);
         if ahead > config.timestamp_after_max_ms || behind > config.timestamp_before_max_ms {
             let message = format!(
                 "timestamp {} is outside message.timestamp.before.max.ms and \
                  message.timestamp.after.max.ms of this topic",
                 header.max_timestamp.0
             );
-            return Err(ProduceError::with_message(ErrorCode::InvalidTimestamp, message));
+            return Err(ProduceError::with_message(
+                ErrorCode::InvalidTimestamp,
+                message,
+            ));
         }
         Ok(())
     }
@@ -213,5 +241,8 @@ fn check_marks(header: &BatchHeader) -> Result<(), ProduceError> {
     } else {
         return Ok(());
     };
-    Err(ProduceError::with_message(ErrorCode::InvalidRecord, refused))
+    Err(ProduceError::with_message(
+        ErrorCode::InvalidRecord,
+        refused,
+    ))
 }

@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mainstem_metadata::{
-    ApplyError, Command, Image, NewSegment, ProposeError, Topic, TopicOrigin,
-};
+use mainstem_metadata::{ApplyError, Command, Image, NewSegment, ProposeError, Topic, TopicOrigin};
 use mainstem_record::{BrokerId, PartitionId, PartitionIndex, TopicId};
 use uuid::Uuid;
 
@@ -99,7 +97,10 @@ pub(crate) struct NewTopic {
 
 impl TopicError {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 }
 
@@ -114,7 +115,10 @@ impl From<ProposeError> for TopicError {
             ProposeError::Unavailable(_) => ErrorCode::NotController,
             ProposeError::Fatal => ErrorCode::UnknownServerError,
         };
-        Self { code, message: error.to_string() }
+        Self {
+            code,
+            message: error.to_string(),
+        }
     }
 }
 
@@ -127,10 +131,14 @@ impl Core {
         topic: &TopicRef<'_>,
     ) -> Result<Arc<Topic>, ErrorCode> {
         match topic {
-            TopicRef::Name(name) => {
-                image.topic(name).cloned().ok_or(ErrorCode::UnknownTopicOrPartition)
-            }
-            TopicRef::Id(id) => image.topic_by_id(*id).cloned().ok_or(ErrorCode::UnknownTopicId),
+            TopicRef::Name(name) => image
+                .topic(name)
+                .cloned()
+                .ok_or(ErrorCode::UnknownTopicOrPartition),
+            TopicRef::Id(id) => image
+                .topic_by_id(*id)
+                .cloned()
+                .ok_or(ErrorCode::UnknownTopicId),
         }
     }
 
@@ -139,7 +147,9 @@ impl Core {
     pub(crate) async fn create_topic(&self, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
         let _guard = self.topics_change.lock().await;
         let id = TopicId(Uuid::from_bytes(self.env.random_uuid()));
-        let segments = (0..new.partitions).map(|_| NewSegment { id: self.new_segment_id() });
+        let segments = (0..new.partitions).map(|_| NewSegment {
+            id: self.new_segment_id(),
+        });
         let command = Command::CreateTopic {
             id,
             name: new.name.clone(),
@@ -153,7 +163,10 @@ impl Core {
         self.metadata.propose(command).await?;
         let image = self.image();
         let topic = image.topic_by_id(id).cloned().ok_or_else(|| {
-            TopicError::new(ErrorCode::LeaderNotAvailable, "the topic was deleted at once")
+            TopicError::new(
+                ErrorCode::LeaderNotAvailable,
+                "the topic was deleted at once",
+            )
         })?;
         for index in (0..new.partitions).map(PartitionIndex) {
             self.open_partition(&topic, index).await;
@@ -190,7 +203,11 @@ impl Broker {
         let image = self.core.image();
         let endpoint = |broker: &mainstem_metadata::Broker| {
             let kafka = broker.listeners.get("kafka")?;
-            Some(BrokerEndpoint { id: broker.id, host: kafka.host.clone(), port: kafka.port })
+            Some(BrokerEndpoint {
+                id: broker.id,
+                host: kafka.host.clone(),
+                port: kafka.port,
+            })
         };
         ClusterInfo {
             cluster_id: image.cluster_id.clone(),
@@ -226,14 +243,28 @@ impl Broker {
         }
         let partitions = self.check_shape(&request)?;
         let configs = checked_configs(request.configs)?;
-        let new = NewTopic { name: request.name, partitions, origin: TopicOrigin::Admin, configs };
+        let new = NewTopic {
+            name: request.name,
+            partitions,
+            origin: TopicOrigin::Admin,
+            configs,
+        };
         if validate_only {
             let configs = self.core.topic_config_entries(&new.configs);
             let id = TopicId(Uuid::nil());
-            return Ok(CreatedTopic { id, partitions, replication_factor: 1, configs });
+            return Ok(CreatedTopic {
+                id,
+                partitions,
+                replication_factor: 1,
+                configs,
+            });
         }
         let topic = self.core.create_topic(new).await?;
-        let overrides = topic.configs.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let overrides = topic
+            .configs
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         Ok(CreatedTopic {
             id: topic.id,
             partitions,
@@ -263,9 +294,13 @@ impl Broker {
             factor => factor,
         };
         if replicas < 1 || replicas as usize > brokers.max(1) {
-            let message =
-                format!("replication factor {replicas} is not between 1 and the {brokers} broker(s)");
-            return Err(TopicError::new(ErrorCode::InvalidReplicationFactor, message));
+            let message = format!(
+                "replication factor {replicas} is not between 1 and the {brokers} broker(s)"
+            );
+            return Err(TopicError::new(
+                ErrorCode::InvalidReplicationFactor,
+                message,
+            ));
         }
         Ok(partitions)
     }
@@ -283,7 +318,10 @@ impl Broker {
         });
         if !contiguous || !known {
             let message = "partitions must be 0, 1, 2, … and each have one registered broker";
-            return Err(TopicError::new(ErrorCode::InvalidReplicaAssignment, message));
+            return Err(TopicError::new(
+                ErrorCode::InvalidReplicaAssignment,
+                message,
+            ));
         }
         let count = i32::try_from(assignments.len()).unwrap_or(i32::MAX);
         check_partition_count(count)?;
@@ -298,7 +336,8 @@ impl Broker {
     ) -> Result<Arc<Topic>, TopicError> {
         check_new_name(name)?;
         if !self.core.config.kafka.auto_create_topics {
-            let message = format!("topic '{name}' does not exist and auto.create.topics.enable is off");
+            let message =
+                format!("topic '{name}' does not exist and auto.create.topics.enable is off");
             return Err(TopicError::new(ErrorCode::UnknownTopicOrPartition, message));
         }
         let new = NewTopic {
@@ -329,9 +368,15 @@ impl Broker {
             let message = format!("'{}' is internal and can't be deleted", topic.name);
             return Err(TopicError::new(ErrorCode::InvalidTopicException, message));
         }
-        self.core.metadata.propose(Command::DeleteTopic { id: topic.id }).await?;
+        self.core
+            .metadata
+            .propose(Command::DeleteTopic { id: topic.id })
+            .await?;
         for index in (0..).map(PartitionIndex).take(topic.partitions.len()) {
-            let id = PartitionId { topic: topic.id, index };
+            let id = PartitionId {
+                topic: topic.id,
+                index,
+            };
             self.core.forget_failed(id);
             if let Err(error) = self.core.log.remove_partition(id).await {
                 // The metadata has forgotten it; what is left is removed at the next start.
@@ -373,13 +418,18 @@ impl Broker {
             });
             if !known || assignments.len() as i64 != i64::from(total - present) {
                 let message = "one registered broker for each new partition is needed";
-                return Err(TopicError::new(ErrorCode::InvalidReplicaAssignment, message));
+                return Err(TopicError::new(
+                    ErrorCode::InvalidReplicaAssignment,
+                    message,
+                ));
             }
         }
         if validate_only {
             return Ok(());
         }
-        let add = (present..total).map(|_| NewSegment { id: self.core.new_segment_id() });
+        let add = (present..total).map(|_| NewSegment {
+            id: self.core.new_segment_id(),
+        });
         let command = Command::CreatePartitions {
             topic: topic.id,
             expected_count: present,
@@ -428,4 +478,3 @@ fn checked_configs(
     crate::configs::check_topic_configs(&checked)?;
     Ok(checked)
 }
-

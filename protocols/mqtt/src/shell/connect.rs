@@ -17,8 +17,8 @@ use super::{
     websocket,
 };
 use crate::codec::{
-    ConnAck, Connect, DecodeError, Packet, Peer, Properties, PropertyId,
-    PropertyWriter, ReasonCode, Utf8Str, Version, connect::answer_version, packet::PacketType,
+    ConnAck, Connect, DecodeError, Packet, Peer, Properties, PropertyId, PropertyWriter,
+    ReasonCode, Utf8Str, Version, connect::answer_version, packet::PacketType,
 };
 
 /// Bytes of one read before the CONNECT is whole.
@@ -102,9 +102,12 @@ pub(crate) async fn open(
         Some(Ok(Ok((stream, Ok(connect))))) => (stream, connect),
     };
     match enter(context, address, &connect).await {
-        Ok((connected, granted)) => {
-            Some(begin(context, (stream, input), &connect, (connected, granted)))
-        }
+        Ok((connected, granted)) => Some(begin(
+            context,
+            (stream, input),
+            &connect,
+            (connected, granted),
+        )),
         Err(error) => {
             tracing::debug!(connection = id, peer = %address, %error, "CONNECT refused");
             refuse(context, Some(stream), Refused::With(connect.peer(), error)).await
@@ -152,7 +155,10 @@ async fn enter(
         && !will.is_payload_format_kept()
     {
         let reason = ReasonCode::PAYLOAD_FORMAT_INVALID;
-        return Err(DecodeError::new(reason, "will payload is not UTF-8 as it says"));
+        return Err(DecodeError::new(
+            reason,
+            "will payload is not UTF-8 as it says",
+        ));
     }
     let granted = grant(context, connect);
     let client_id = connect.client_id.as_str();
@@ -185,10 +191,7 @@ fn refusal(error: ConnectError) -> DecodeError {
             ReasonCode::SERVER_UNAVAILABLE,
             "session cannot be stored now",
         ),
-        ConnectError::ShuttingDown => (
-            ReasonCode::SERVER_UNAVAILABLE,
-            "server is shutting down",
-        ),
+        ConnectError::ShuttingDown => (ReasonCode::SERVER_UNAVAILABLE, "server is shutting down"),
     };
     DecodeError::new(reason, what)
 }
@@ -270,7 +273,10 @@ fn agreed(
     let mqtt = &context.config.mqtt;
     let mut block = PropertyWriter::new();
     if connected.session_expiry_s != connect.session_expiry_secs() {
-        block.u32(PropertyId::SessionExpiryInterval, connected.session_expiry_s);
+        block.u32(
+            PropertyId::SessionExpiryInterval,
+            connected.session_expiry_s,
+        );
     }
     block.u16(PropertyId::ReceiveMaximum, mqtt.receive_maximum.max(1));
     block.u32(PropertyId::MaximumPacketSize, context.packet_bytes_max);
@@ -322,4 +328,3 @@ async fn refuse(
     }
     None
 }
-

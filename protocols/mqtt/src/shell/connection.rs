@@ -9,9 +9,7 @@ use std::{
     task::{Context as TaskContext, Poll},
 };
 
-use mainstem_broker::{
-    Delivery, OutboundPhase, PublishError, Refusal, Session, SessionEvent,
-};
+use mainstem_broker::{Delivery, OutboundPhase, PublishError, Refusal, Session, SessionEvent};
 use mainstem_config::V3Refusal as ConfiguredRefusal;
 use mainstem_env::Stream;
 use tokio_util::sync::CancellationToken;

@@ -103,7 +103,10 @@ mod tests {
     fn memory_follows_the_bytes_that_came_not_the_length_that_is_claimed() {
         let mut input = Input::default();
         // A PUBLISH of 268,435,455 bytes, of which three are there.
-        assert_eq!(fill(&mut input, &[0x30, 0xFF, 0xFF, 0xFF, 0x7F, 1, 2, 3], 4096), 8);
+        assert_eq!(
+            fill(&mut input, &[0x30, 0xFF, 0xFF, 0xFF, 0x7F, 1, 2, 3], 4096),
+            8
+        );
         assert_eq!(input.frame(u32::MAX).expect("legal so far"), None);
         assert!(!input.has_frame(u32::MAX));
         assert!(input.buffer.capacity() <= 64, "{}", input.buffer.capacity());
@@ -126,7 +129,10 @@ mod tests {
     fn one_read_takes_no_more_than_it_may() {
         let mut input = Input::default();
         assert_eq!(fill(&mut input, &[0x10; 9000], 4096), 4096);
-        assert_eq!(fill(&mut input, &[0x10; 90_000], usize::MAX), READ_BYTES_MAX);
+        assert_eq!(
+            fill(&mut input, &[0x10; 90_000], usize::MAX),
+            READ_BYTES_MAX
+        );
         assert_eq!(fill(&mut input, &[], 4096), 0);
     }
 }

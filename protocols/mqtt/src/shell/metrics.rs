@@ -15,8 +15,22 @@ const PUBLISH_SECONDS: [f64; 14] = [
 
 /// The label of each packet type, by its number.
 const TYPES: [&str; 16] = [
-    "reserved", "connect", "connack", "publish", "puback", "pubrec", "pubrel", "pubcomp",
-    "subscribe", "suback", "unsubscribe", "unsuback", "pingreq", "pingresp", "disconnect", "auth",
+    "reserved",
+    "connect",
+    "connack",
+    "publish",
+    "puback",
+    "pubrec",
+    "pubrel",
+    "pubcomp",
+    "subscribe",
+    "suback",
+    "unsubscribe",
+    "unsuback",
+    "pingreq",
+    "pingresp",
+    "disconnect",
+    "auth",
 ];
 
 /// Counters of the protocol. A label has few values, all of them ours.
@@ -37,7 +51,10 @@ pub(crate) struct Live(IntGauge);
 impl Metrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let connections = IntGaugeVec::new(
-            Opts::new("mainstem_mqtt_connections", "MQTT clients that are connected"),
+            Opts::new(
+                "mainstem_mqtt_connections",
+                "MQTT clients that are connected",
+            ),
             &["version"],
         )?;
         let received = by_type(

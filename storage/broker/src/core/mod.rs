@@ -6,11 +6,7 @@
 mod roll;
 mod startup;
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use dashmap::DashMap;
 use mainstem_config::{CleanupPolicy, Config, FlushPolicy, TopicConfig};
@@ -127,15 +123,22 @@ impl Core {
             }
         }
         let config = Arc::new(self.resolve_topic_config(topic));
-        self.topic_configs.insert(topic.id, (version, config.clone()));
+        self.topic_configs
+            .insert(topic.id, (version, config.clone()));
         config
     }
 
     fn resolve_topic_config(&self, topic: &Topic) -> TopicConfig {
-        let overrides = topic.configs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let overrides = topic
+            .configs
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()));
         let mut config = TopicConfig::resolve(&self.topic_defaults(), overrides);
         if topic.internal && !topic.configs.contains_key("cleanup.policy") {
-            config.cleanup = CleanupPolicy { delete: false, compact: true };
+            config.cleanup = CleanupPolicy {
+                delete: false,
+                compact: true,
+            };
         }
         config
     }
@@ -199,8 +202,13 @@ impl Core {
     /// Opens one partition of a topic, or marks it failed: damage in one partition never stops the
     /// rest.
     pub(crate) async fn open_partition(&self, topic: &Topic, index: PartitionIndex) {
-        let id = PartitionId { topic: topic.id, index };
-        let Some(record) = usize::try_from(index.0).ok().and_then(|i| topic.partitions.get(i))
+        let id = PartitionId {
+            topic: topic.id,
+            index,
+        };
+        let Some(record) = usize::try_from(index.0)
+            .ok()
+            .and_then(|i| topic.partitions.get(i))
         else {
             return;
         };
@@ -269,7 +277,10 @@ impl Core {
         self.stop.cancel();
         self.tasks.close();
         if self.env.timeout(limit, self.tasks.wait()).await.is_err() {
-            tracing::warn!(tasks = self.tasks.len(), "background tasks did not end in time");
+            tracing::warn!(
+                tasks = self.tasks.len(),
+                "background tasks did not end in time"
+            );
         }
     }
 }
@@ -282,5 +293,7 @@ pub(crate) fn is_legal_topic_name(name: &str) -> bool {
         && name.len() <= NAME_BYTES_MAX
         && name != "."
         && name != ".."
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }

@@ -18,15 +18,19 @@ impl Core {
     /// no longer the active one.
     pub(crate) async fn roll(&self, id: PartitionId, segment: SegmentId) -> Result<(), ErrorCode> {
         let image = self.image();
-        let record = image.partition(id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        let record = image
+            .partition(id)
+            .ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let Some(active) = record.active().filter(|active| active.id == segment) else {
             return Ok(());
         };
         let partition = self.partition(id)?;
-        self.roll_group(vec![(partition, active.clone())]).await.map_err(|error| {
-            tracing::warn!(%error, partition = ?id, "segment not rolled; tried again later");
-            ErrorCode::UnknownServerError
-        })
+        self.roll_group(vec![(partition, active.clone())])
+            .await
+            .map_err(|error| {
+                tracing::warn!(%error, partition = ?id, "segment not rolled; tried again later");
+                ErrorCode::UnknownServerError
+            })
     }
 
     /// Every start has a new incarnation, and a segment has one leader for its whole life, so
@@ -34,11 +38,16 @@ impl Core {
     pub(super) async fn seal_earlier_incarnations(&self) -> Result<(), BrokerError> {
         let image = self.image();
         let stale = |record: &PartitionRecord| {
-            record.active().filter(|active| active.leader_incarnation != self.incarnation).cloned()
+            record
+                .active()
+                .filter(|active| active.leader_incarnation != self.incarnation)
+                .cloned()
         };
         let mut work = Vec::new();
         for partition in self.log.partitions() {
-            let active = image.partition(partition.id()).and_then(|record| stale(record));
+            let active = image
+                .partition(partition.id())
+                .and_then(|record| stale(record));
             work.extend(active.map(|active| (partition, active)));
         }
         let mut work = work.into_iter();
@@ -51,10 +60,7 @@ impl Core {
         }
     }
 
-    async fn roll_group(
-        &self,
-        group: Vec<(Partition, SegmentRecord)>,
-    ) -> Result<(), BrokerError> {
+    async fn roll_group(&self, group: Vec<(Partition, SegmentRecord)>) -> Result<(), BrokerError> {
         let mut frozen = Vec::new();
         for (partition, active) in group {
             match partition.seal_begin().await {
@@ -66,10 +72,15 @@ impl Core {
             }
         }
         let next: Vec<SegmentId> = frozen.iter().map(|_| self.new_segment_id()).collect();
-        let seals = frozen.iter().zip(&next).map(|((partition, active, info), next)| {
-            self.seal_command(partition.id(), active, info, *next)
-        });
-        let command = Command::SealAndOpen { seals: seals.collect() };
+        let seals = frozen
+            .iter()
+            .zip(&next)
+            .map(|((partition, active, info), next)| {
+                self.seal_command(partition.id(), active, info, *next)
+            });
+        let command = Command::SealAndOpen {
+            seals: seals.collect(),
+        };
         let applied = match self.metadata.propose(command).await {
             Ok(applied) => applied,
             Err(error) => {
@@ -84,7 +95,12 @@ impl Core {
             match result {
                 Ok(opened) => {
                     let (id, base, epoch) = (opened.segment, opened.base, opened.epoch);
-                    let spec = SegmentSpec { id, base, epoch, end: None };
+                    let spec = SegmentSpec {
+                        id,
+                        base,
+                        epoch,
+                        end: None,
+                    };
                     self.open_next(partition, spec).await;
                 }
                 Err(error) => {

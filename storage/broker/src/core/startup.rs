@@ -48,13 +48,19 @@ impl Core {
         let mut work = Vec::new();
         for topic in image.topics_by_id.values() {
             for index in (0..).map(PartitionIndex).take(topic.partitions.len()) {
-                known.insert(PartitionId { topic: topic.id, index });
+                known.insert(PartitionId {
+                    topic: topic.id,
+                    index,
+                });
                 work.push((topic.clone(), index));
             }
         }
         let removed = self.log.remove_unknown(&known).await?;
         if removed > 0 {
-            tracing::info!(removed, "removed directories of partitions that no longer exist");
+            tracing::info!(
+                removed,
+                "removed directories of partitions that no longer exist"
+            );
         }
         let total = work.len();
         let mut opened = 0;
@@ -85,8 +91,16 @@ impl Core {
 /// Registers this start of the node; its incarnation is one more than the last one's.
 async fn register(deps: &BrokerDeps) -> Result<mainstem_record::Incarnation, BrokerError> {
     let broker = mainstem_record::BrokerId(deps.config.node_id);
-    let expected = deps.metadata.image().brokers.get(&broker).map(|known| known.incarnation);
-    let endpoint = Endpoint { host: deps.advertise.0.clone(), port: deps.advertise.1 };
+    let expected = deps
+        .metadata
+        .image()
+        .brokers
+        .get(&broker)
+        .map(|known| known.incarnation);
+    let endpoint = Endpoint {
+        host: deps.advertise.0.clone(),
+        port: deps.advertise.1,
+    };
     let command = Command::RegisterBroker {
         broker,
         directory_id: deps.directory_id,

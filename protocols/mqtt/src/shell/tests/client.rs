@@ -40,7 +40,12 @@ pub(super) fn text(text: &str) -> Vec<u8> {
 }
 
 /// CONNECT of a level (3, 4 or 5); `properties` only for 5.
-pub(super) fn connect(level: u8, id: &str, (flags, keep_alive): (u8, u16), properties: &[u8]) -> Vec<u8> {
+pub(super) fn connect(
+    level: u8,
+    id: &str,
+    (flags, keep_alive): (u8, u16),
+    properties: &[u8],
+) -> Vec<u8> {
     let mut body = text(if level == 3 { "MQIsdp" } else { "MQTT" });
     body.extend_from_slice(&[level, flags]);
     body.extend_from_slice(&keep_alive.to_be_bytes());
@@ -78,11 +83,17 @@ pub(super) fn subscribe(level: u8, id: u16, filter: &str, options: u8) -> Vec<u8
 
 impl Client {
     pub(super) fn new(stream: DuplexStream) -> Self {
-        Self { stream, env: Env::real() }
+        Self {
+            stream,
+            env: Env::real(),
+        }
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).await.expect("the server reads");
+        self.stream
+            .write_all(bytes)
+            .await
+            .expect("the server reads");
     }
 
     /// Connects, and expects success without a session.
@@ -94,7 +105,10 @@ impl Client {
     }
 
     pub(super) async fn raw(&mut self, bytes: &mut [u8]) {
-        let read = self.env.timeout(PATIENCE, self.stream.read_exact(bytes)).await;
+        let read = self
+            .env
+            .timeout(PATIENCE, self.stream.read_exact(bytes))
+            .await;
         read.expect("in time").expect("bytes");
     }
 
@@ -119,7 +133,10 @@ impl Client {
     /// Everything until the server closes.
     pub(super) async fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let read = self.env.timeout(PATIENCE, self.stream.read_to_end(&mut bytes)).await;
+        let read = self
+            .env
+            .timeout(PATIENCE, self.stream.read_to_end(&mut bytes))
+            .await;
         read.expect("closed in time").expect("bytes");
         bytes
     }

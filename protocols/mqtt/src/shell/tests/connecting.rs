@@ -162,7 +162,9 @@ async fn refusals_are_said_in_the_version_that_was_spoken() {
         let rest = client.rest().await;
         match answer {
             None => assert!(rest.is_empty(), "case {at}: {rest:x?}"),
-            Some((_, code)) => assert_eq!((rest[0], rest[2], rest[3]), (0x20, 0, code), "case {at}"),
+            Some((_, code)) => {
+                assert_eq!((rest[0], rest[2], rest[3]), (0x20, 0, code), "case {at}")
+            }
         }
     }
     let mut other = world.dial();

@@ -174,8 +174,43 @@ async fn an_idle_connection_keeps_little() {
 async fn zz_sizes() {
     use std::mem::size_of;
     let world = World::new().await;
-    eprintln!("shell {} session {} start {} machine {} input {} output {} inbound {} outbound {} deadlines {} effect {} delivery {}", size_of::<super::super::connection::Shell<'static>>(), size_of::<mainstem_broker::Session>(), size_of::<super::super::connect::Start>(), size_of::<crate::machine::Machine<mainstem_broker::Delivery>>(), size_of::<super::super::input::Input>(), size_of::<super::super::output::Output>(), size_of::<super::super::inbound::Inbound<'static>>(), size_of::<super::super::outbound::Outbound<'static>>(), size_of::<super::super::deadlines::Deadlines>(), size_of::<crate::machine::Effect<mainstem_broker::Delivery>>(), size_of::<mainstem_broker::Delivery>());
-    let caller = mainstem_broker::Caller::anonymous(std::net::SocketAddr::from(([127, 0, 0, 1], 1)), "x");
-    let s = world.protocol.context.broker.mqtt().connect(&caller, mainstem_broker::ConnectRequest { client_id: "x".into(), clean_start: true, session_expiry_s: 0, v5: true, will: None, receive_maximum: 10 }).await.unwrap();
-    eprintln!("next {} publish {}", std::mem::size_of_val(&s.session.next(1)), std::mem::size_of_val(&s.session.release(1)));
+    eprintln!(
+        "shell {} session {} start {} machine {} input {} output {} inbound {} outbound {} deadlines {} effect {} delivery {}",
+        size_of::<super::super::connection::Shell<'static>>(),
+        size_of::<mainstem_broker::Session>(),
+        size_of::<super::super::connect::Start>(),
+        size_of::<crate::machine::Machine<mainstem_broker::Delivery>>(),
+        size_of::<super::super::input::Input>(),
+        size_of::<super::super::output::Output>(),
+        size_of::<super::super::inbound::Inbound<'static>>(),
+        size_of::<super::super::outbound::Outbound<'static>>(),
+        size_of::<super::super::deadlines::Deadlines>(),
+        size_of::<crate::machine::Effect<mainstem_broker::Delivery>>(),
+        size_of::<mainstem_broker::Delivery>()
+    );
+    let caller =
+        mainstem_broker::Caller::anonymous(std::net::SocketAddr::from(([127, 0, 0, 1], 1)), "x");
+    let s = world
+        .protocol
+        .context
+        .broker
+        .mqtt()
+        .connect(
+            &caller,
+            mainstem_broker::ConnectRequest {
+                client_id: "x".into(),
+                clean_start: true,
+                session_expiry_s: 0,
+                v5: true,
+                will: None,
+                receive_maximum: 10,
+            },
+        )
+        .await
+        .unwrap();
+    eprintln!(
+        "next {} publish {}",
+        std::mem::size_of_val(&s.session.next(1)),
+        std::mem::size_of_val(&s.session.release(1))
+    );
 }

@@ -55,7 +55,10 @@ async fn every_version_gets_the_message_in_its_own_words() {
     publisher.send(&bytes_of(0x34, &body)).await;
     assert_eq!(publisher.packet().await, (0x50, vec![0, 3]));
 
-    assert_eq!(three.packet().await, (0x34, v3_body("words", 1, b"payload")));
+    assert_eq!(
+        three.packet().await,
+        (0x34, v3_body("words", 1, b"payload"))
+    );
     let mut expected = text("words");
     expected.extend_from_slice(b"payload");
     assert_eq!(four.packet().await, (0x30, expected));
@@ -85,7 +88,9 @@ async fn qos_2_goes_both_ways_step_by_step() {
     for repeat in 0..3 {
         // DUP from the second time on: it is stored once.
         let flags = if repeat == 0 { 4 } else { 0xC };
-        sender.send(&publish(4, flags, "exact/a", (8, b"once"))).await;
+        sender
+            .send(&publish(4, flags, "exact/a", (8, b"once")))
+            .await;
         assert_eq!(sender.packet().await, (0x50, vec![0, 8]));
     }
     finish_qos2_in(&mut sender, 8).await;
@@ -173,7 +178,9 @@ async fn no_more_is_in_flight_than_the_client_takes() {
 async fn what_is_too_large_for_a_client_is_left_out_and_the_next_one_comes() {
     let world = World::new().await;
     let mut small = world.dial();
-    small.send(&connect(5, "small", (2, 60), &[0x27, 0, 0, 0, 60])).await;
+    small
+        .send(&connect(5, "small", (2, 60), &[0x27, 0, 0, 0, 60]))
+        .await;
     small.packet().await;
     small.subscribe(5, "size", 1).await;
     let mut sender = world.dial().enter(5, "sender").await;
@@ -183,7 +190,10 @@ async fn what_is_too_large_for_a_client_is_left_out_and_the_next_one_comes() {
     }
     let (first, body) = small.packet().await;
     assert_eq!((first, body.last()), (0x32, Some(&b'b')));
-    assert_eq!(world.counted("mainstem_mqtt_unsent_total", "too_large"), 1.0);
+    assert_eq!(
+        world.counted("mainstem_mqtt_unsent_total", "too_large"),
+        1.0
+    );
 }
 
 #[tokio::test]
@@ -206,13 +216,23 @@ async fn the_remaining_expiry_goes_along() {
 #[tokio::test]
 async fn large_payloads_arrive_whole_and_in_order() {
     let world = World::new().await;
-    world.dial().enter(4, "maker").await.make_topic("large").await;
+    world
+        .dial()
+        .enter(4, "maker")
+        .await
+        .make_topic("large")
+        .await;
     let mut reader = world.dial().enter(4, "reader").await;
     reader.subscribe(4, "large", 0).await;
     let mut sender = world.dial().enter(4, "sender").await;
-    for (id, size) in [300_000usize, 10, 70_000, 4096, 4095].into_iter().enumerate() {
+    for (id, size) in [300_000usize, 10, 70_000, 4096, 4095]
+        .into_iter()
+        .enumerate()
+    {
         let payload = vec![id as u8; size];
-        sender.send(&publish(4, 2, "large", (id as u16 + 1, &payload))).await;
+        sender
+            .send(&publish(4, 2, "large", (id as u16 + 1, &payload)))
+            .await;
         let mut expected = text("large");
         expected.extend_from_slice(&payload);
         assert!(reader.packet().await == (0x30, expected), "{size} bytes");

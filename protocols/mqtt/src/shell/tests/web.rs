@@ -19,7 +19,12 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     bytes.extend_from_slice(&MASK);
-    bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes.extend(
+        payload
+            .iter()
+            .zip(MASK.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
     bytes
 }
 
@@ -59,7 +64,10 @@ async fn upgraded(world: &World) -> Client {
     let head = response(&mut client).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
-    assert!(head.to_lowercase().contains("sec-websocket-protocol: mqtt\r\n"));
+    assert!(
+        head.to_lowercase()
+            .contains("sec-websocket-protocol: mqtt\r\n")
+    );
     client
 }
 
@@ -74,11 +82,19 @@ async fn packets_lie_across_frames_as_they_like() {
     stream.extend_from_slice(&frame(0x89, b"are you there"));
     stream.extend_from_slice(&frame(0x80, &bytes[5..]));
     client.send(&stream).await;
-    assert_eq!(server_frame(&mut client).await, (0x8A, b"are you there".to_vec()));
+    assert_eq!(
+        server_frame(&mut client).await,
+        (0x8A, b"are you there".to_vec())
+    );
     assert_eq!(server_frame(&mut client).await, (0x82, vec![0x20, 2, 0, 0]));
     // Three packets in one frame: answered by one frame.
-    client.send(&frame(0x82, &[0xC0, 0, 0xC0, 0, 0xC0, 0])).await;
-    assert_eq!(server_frame(&mut client).await, (0x82, vec![0xD0, 0, 0xD0, 0, 0xD0, 0]));
+    client
+        .send(&frame(0x82, &[0xC0, 0, 0xC0, 0, 0xC0, 0]))
+        .await;
+    assert_eq!(
+        server_frame(&mut client).await,
+        (0x82, vec![0xD0, 0, 0xD0, 0, 0xD0, 0])
+    );
     client.send(&frame(0x88, &[])).await;
     assert_eq!(client.rest().await, [0x88, 2, 3, 0xE8]);
 }
@@ -91,7 +107,10 @@ async fn what_follows_the_request_at_once_is_not_lost() {
     bytes.extend_from_slice(&frame(0x82, &connect(3, "eager", (2, 60), &[])));
     client.send(&bytes).await;
     let head = response(&mut client).await;
-    assert!(head.to_lowercase().contains("sec-websocket-protocol: mqttv3.1\r\n"));
+    assert!(
+        head.to_lowercase()
+            .contains("sec-websocket-protocol: mqttv3.1\r\n")
+    );
     assert_eq!(server_frame(&mut client).await, (0x82, vec![0x20, 2, 0, 0]));
 }
 
@@ -106,7 +125,10 @@ async fn requests_that_are_none_of_ours_are_refused() {
         (request("/other", offer), "404"),
         (request("/mqtt", &long), "431"),
         ("GET /mqtt HTTP/1.1\r\nHost: here\r\n\r\n".to_owned(), "400"),
-        ("POST /mqtt HTTP/1.1\r\nHost: here\r\n\r\n".to_owned(), "400"),
+        (
+            "POST /mqtt HTTP/1.1\r\nHost: here\r\n\r\n".to_owned(),
+            "400",
+        ),
         ("\u{10}\0\0\0\0\r\n\r\n".to_owned(), "400"),
     ] {
         let mut client = world.dial_over(Transport::WebSocket, 64 << 10);
@@ -121,7 +143,9 @@ async fn requests_that_are_none_of_ours_are_refused() {
 async fn frames_that_mqtt_does_not_know_end_the_connection() {
     let world = World::with(|config| config.mqtt.ws_frame_bytes_max = 1024).await;
     let unmasked = vec![0x82, 2, 0xC0, 0];
-    let huge = vec![0x82, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3, 4];
+    let huge = vec![
+        0x82, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3, 4,
+    ];
     for bytes in [
         frame(0x81, b"text"),
         unmasked,
@@ -131,20 +155,27 @@ async fn frames_that_mqtt_does_not_know_end_the_connection() {
         frame(0xC2, &[0xC0, 0]),
     ] {
         let mut client = upgraded(&world).await;
-        client.send(&frame(0x82, &connect(4, "odd", (2, 60), &[]))).await;
+        client
+            .send(&frame(0x82, &connect(4, "odd", (2, 60), &[])))
+            .await;
         assert_eq!(server_frame(&mut client).await.1, [0x20, 2, 0, 0]);
         client.send(&bytes).await;
         client.rest().await;
     }
     let reason = "connection_lost";
-    assert_eq!(world.counted("mainstem_mqtt_disconnects_total", reason), 6.0);
+    assert_eq!(
+        world.counted("mainstem_mqtt_disconnects_total", reason),
+        6.0
+    );
 }
 
 #[tokio::test]
 async fn a_reason_is_said_before_the_socket_is_closed() {
     let world = World::new().await;
     let mut client = upgraded(&world).await;
-    client.send(&frame(0x82, &connect(5, "web", (2, 60), &[]))).await;
+    client
+        .send(&frame(0x82, &connect(5, "web", (2, 60), &[])))
+        .await;
     assert_eq!(server_frame(&mut client).await.1[0], 0x20);
     client.send(&frame(0x82, &bytes_of(0xC1, &[]))).await;
     let (first, payload) = server_frame(&mut client).await;

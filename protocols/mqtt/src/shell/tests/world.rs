@@ -11,7 +11,10 @@ use mainstem_net::Connection;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
-use super::{super::{MqttDeps, MqttProtocol, Transport}, Client};
+use super::{
+    super::{MqttDeps, MqttProtocol, Transport},
+    Client,
+};
 
 /// Bytes that lie between the two ends of a connection.
 const PIPE_BYTES: usize = 64 << 10;
@@ -74,9 +77,13 @@ impl World {
             node_id: 1,
             store: StoreKind::Memory,
         };
-        let metadata = Metadata::start(env.clone(), options).await.expect("metadata");
+        let metadata = Metadata::start(env.clone(), options)
+            .await
+            .expect("metadata");
         let options = LogOptions::new(PathBuf::from("/data/log"));
-        let (log, log_events) = Log::start(env.clone(), options, &registry).await.expect("log");
+        let (log, log_events) = Log::start(env.clone(), options, &registry)
+            .await
+            .expect("log");
         let deps = BrokerDeps {
             env: env.clone(),
             config: config.clone(),
@@ -89,8 +96,16 @@ impl World {
         };
         let broker = Broker::start(deps).await.expect("broker");
         let real = env.clock.clone();
-        let env = Env { clock: Arc::new(Hasty { real, faster }), ..env };
-        let deps = MqttDeps { env: env.clone(), config, broker, registry: registry.clone() };
+        let env = Env {
+            clock: Arc::new(Hasty { real, faster }),
+            ..env
+        };
+        let deps = MqttDeps {
+            env: env.clone(),
+            config,
+            broker,
+            registry: registry.clone(),
+        };
         Self {
             env,
             protocol: MqttProtocol::new(deps).expect("metrics"),

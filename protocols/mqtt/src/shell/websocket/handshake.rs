@@ -61,9 +61,7 @@ pub(crate) async fn upgrade(
 }
 
 /// The response, and the bytes that came after the request.
-async fn read_request(
-    stream: &mut dyn Stream,
-) -> io::Result<Result<(Response, Vec<u8>), Refusal>> {
+async fn read_request(stream: &mut dyn Stream) -> io::Result<Result<(Response, Vec<u8>), Refusal>> {
     let mut bytes = Vec::new();
     let mut scratch = [0; READ_BYTES];
     loop {

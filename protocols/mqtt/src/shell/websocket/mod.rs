@@ -77,7 +77,9 @@ impl WebSocket {
             }
             count
         };
-        let payload = self.decoder.decode(place.get_mut(..raw).unwrap_or_default())?;
+        let payload = self
+            .decoder
+            .decode(place.get_mut(..raw).unwrap_or_default())?;
         Poll::Ready(Ok((raw, payload)))
     }
 

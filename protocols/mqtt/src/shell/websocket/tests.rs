@@ -17,7 +17,12 @@ fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
         }
     }
     bytes.extend_from_slice(&mask);
-    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
     bytes
 }
 
@@ -113,9 +118,17 @@ fn each_broken_rule_has_its_error() {
         (frame(0x09, b"x", mask), FrameError::Control),
         (frame(0x89, &[0; 126], mask), FrameError::Control),
         (frame(0x80, b"x", mask), FrameError::Order),
-        ([frame(0x02, b"x", mask), frame(0x82, b"x", mask)].concat(), FrameError::Order),
+        (
+            [frame(0x02, b"x", mask), frame(0x82, b"x", mask)].concat(),
+            FrameError::Order,
+        ),
         (frame(0x82, &[0; 1025], mask), FrameError::TooLarge),
-        (vec![0x82, 0xFF, 255, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4], FrameError::TooLarge),
+        (
+            vec![
+                0x82, 0xFF, 255, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4,
+            ],
+            FrameError::TooLarge,
+        ),
     ];
     for (bytes, error) in cases {
         assert_eq!(decode(&mut Decoder::new(1024), &bytes, &[1]), Err(error));
