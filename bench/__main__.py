@@ -29,7 +29,7 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, one round: a rehearsal")
     parser.add_argument("--only", action="append", choices=NAMES, help="this section only; may be repeated")
     parser.add_argument("--build-log", metavar="FILE", help="the output of `make build`, for its time")
-    parser.add_argument("--minutes", type=float, default=15, help="begin nothing after this (default 15)")
+    parser.add_argument("--minutes", type=float, default=14, help="begin nothing after this (default 14)")
     parser.add_argument("--work", type=Path, default=cache, help="where data is put while it is needed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON there too")
     options = parser.parse_args()

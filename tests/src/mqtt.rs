@@ -110,9 +110,15 @@ impl Connection {
     /// If the connection is refused.
     pub fn open(address: SocketAddr, level: u8) -> Self {
         let stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(ANSWER_LIMIT)).expect("a timeout");
+        stream
+            .set_read_timeout(Some(ANSWER_LIMIT))
+            .expect("a timeout");
         stream.set_nodelay(true).expect("no delay");
-        Self { stream, level, packet_id: 0 }
+        Self {
+            stream,
+            level,
+            packet_id: 0,
+        }
     }
 
     /// A session: CONNECT and a CONNACK that accepts.
@@ -181,7 +187,12 @@ impl Connection {
     /// If the answer is no SUBACK.
     pub fn subscribe(&mut self, filter: &str, qos: u8) -> u8 {
         self.packet_id += 1;
-        self.send(&subscribe(self.level, self.packet_id, filter.as_bytes(), qos));
+        self.send(&subscribe(
+            self.level,
+            self.packet_id,
+            filter.as_bytes(),
+            qos,
+        ));
         let suback = self.receive().expect("SUBACK");
         assert_eq!(suback.first, 0x90, "{suback:?}");
         suback.body[suback.body.len() - 1]
@@ -193,7 +204,13 @@ impl Connection {
     /// If the connection is closed.
     pub fn publish(&mut self, topic: &str, payload: &[u8]) -> u8 {
         self.packet_id += 1;
-        self.send(&publish(self.level, 0b010, topic.as_bytes(), self.packet_id, payload));
+        self.send(&publish(
+            self.level,
+            0b010,
+            topic.as_bytes(),
+            self.packet_id,
+            payload,
+        ));
         loop {
             let answer = self.receive().expect("PUBACK");
             if answer.kind() == 4 {

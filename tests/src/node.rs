@@ -66,14 +66,20 @@ pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("MAINSTEM_BINARY") {
         return PathBuf::from(path);
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests lie in the workspace");
     let printed = Command::new("make")
         .args(["-s", "print-binary"])
         .current_dir(root)
         .output()
         .expect("make -s print-binary");
     let path = PathBuf::from(String::from_utf8_lossy(&printed.stdout).trim());
-    assert!(path.exists(), "no binary at {}: run `make build` first", path.display());
+    assert!(
+        path.exists(),
+        "no binary at {}: run `make build` first",
+        path.display()
+    );
     path
 }
 
@@ -101,14 +107,20 @@ pub fn run_to_end(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
         .stderr(File::create(&err).expect("a file for its errors"))
         .spawn()
         .expect("the binary starts");
-    let ended = crate::wait::within(START_LIMIT, || child.try_wait().expect("its state").is_some());
+    let ended = crate::wait::within(START_LIMIT, || {
+        child.try_wait().expect("its state").is_some()
+    });
     if !ended {
         let _ = child.kill();
         let log = std::fs::read_to_string(&err).unwrap_or_default();
         panic!("{arguments:?} did not end; it printed:\n{log}");
     }
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    Ended { status: child.wait().expect("its end"), stdout: read(&out), stderr: read(&err) }
+    Ended {
+        status: child.wait().expect("its end"),
+        stdout: read(&out),
+        stderr: read(&err),
+    }
 }
 
 /// `GET path`: the status and the body.
@@ -118,12 +130,19 @@ pub fn run_to_end(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
 pub fn http_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, HTTP_LIMIT)?;
     stream.set_read_timeout(Some(HTTP_LIMIT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let invalid = || std::io::Error::other(format!("no HTTP: {answer}"));
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(invalid)?;
-    let status = head.split(' ').nth(1).and_then(|text| text.parse().ok()).ok_or_else(invalid)?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(invalid)?;
     Ok((status, body.to_owned()))
 }
 
@@ -146,9 +165,14 @@ impl Node {
 
     /// Starts a node on free ports with these settings.
     pub fn start_set(settings: &[(&str, &str)]) -> Self {
-        let settings =
-            settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Self::start_with(NodeOptions { settings, data_dir: None })
+        let settings = settings
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        Self::start_with(NodeOptions {
+            settings,
+            data_dir: None,
+        })
     }
 
     /// Starts a node on free ports.
@@ -157,8 +181,13 @@ impl Node {
     /// If it does not get ready; its log is printed.
     pub fn start_with(options: NodeOptions) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut node =
-            Self { directory, options, child: None, addresses: BTreeMap::new(), starts: 0 };
+        let mut node = Self {
+            directory,
+            options,
+            child: None,
+            addresses: BTreeMap::new(),
+            starts: 0,
+        };
         node.start_again();
         node
     }
@@ -171,21 +200,32 @@ impl Node {
         assert!(self.child.is_none(), "it runs already");
         self.starts += 1;
         let banner = self.banner_path();
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("its log");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("its log");
         let mut command = command();
         command.args(self.arguments());
         command.stdin(Stdio::null()).stderr(log);
         command.stdout(File::create(&banner).expect("a file for its banner"));
         self.child = Some(command.spawn().expect("the binary starts"));
-        let admin = until(START_LIMIT, "the banner of the node", || self.admin_address());
+        let admin = until(START_LIMIT, "the banner of the node", || {
+            self.admin_address()
+        });
         let (_, status) = http_get(admin, "/status").expect("GET /status");
         let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
         for (name, _) in LISTENERS {
-            let text = status["listeners"][name].as_str().expect("an address in /status");
-            self.addresses.insert(name.to_owned(), text.parse().expect("an address"));
+            let text = status["listeners"][name]
+                .as_str()
+                .expect("an address in /status");
+            self.addresses
+                .insert(name.to_owned(), text.parse().expect("an address"));
         }
         until(START_LIMIT, "/readyz answers 200", || {
-            http_get(admin, "/readyz").ok().filter(|(code, _)| *code == 200)
+            http_get(admin, "/readyz")
+                .ok()
+                .filter(|(code, _)| *code == 200)
         });
     }
 
@@ -194,8 +234,10 @@ impl Node {
         let mut arguments = vec!["serve".to_owned(), "--data-dir".to_owned()];
         arguments.push(self.data_dir().display().to_string());
         for (name, flag) in LISTENERS {
-            let address =
-                self.addresses.get(name).map_or("127.0.0.1:0".to_owned(), ToString::to_string);
+            let address = self
+                .addresses
+                .get(name)
+                .map_or("127.0.0.1:0".to_owned(), ToString::to_string);
             arguments.extend([flag.to_owned(), address]);
         }
         for (key, value) in &self.options.settings {
@@ -211,7 +253,9 @@ impl Node {
             panic!("the node ended with {status}");
         }
         let banner = std::fs::read_to_string(self.banner_path()).ok()?;
-        let line = banner.lines().find(|line| line.trim_start().starts_with("Admin"))?;
+        let line = banner
+            .lines()
+            .find(|line| line.trim_start().starts_with("Admin"))?;
         let address = line.split("http://").nth(1)?.split('/').next()?;
         address.parse().ok()
     }
@@ -232,8 +276,9 @@ impl Node {
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal("TERM");
         let mut child = self.child.take().expect("it runs");
-        let ended =
-            crate::wait::within(STOP_LIMIT, || child.try_wait().expect("its state").is_some());
+        let ended = crate::wait::within(STOP_LIMIT, || {
+            child.try_wait().expect("its state").is_some()
+        });
         if !ended {
             let _ = child.kill();
             panic!("no end within {STOP_LIMIT:?} of SIGTERM");
@@ -294,7 +339,10 @@ impl Node {
 
     /// Where its data is.
     pub fn data_dir(&self) -> PathBuf {
-        self.options.data_dir.clone().unwrap_or_else(|| self.directory.path().join("data"))
+        self.options
+            .data_dir
+            .clone()
+            .unwrap_or_else(|| self.directory.path().join("data"))
     }
 
     fn log_path(&self) -> PathBuf {
@@ -302,7 +350,9 @@ impl Node {
     }
 
     fn banner_path(&self) -> PathBuf {
-        self.directory.path().join(format!("banner-{}.txt", self.starts))
+        self.directory
+            .path()
+            .join(format!("banner-{}.txt", self.starts))
     }
 
     /// What it printed at the last start.
@@ -320,9 +370,16 @@ impl Node {
     /// # Panics
     /// If /proc does not tell.
     pub fn peak_memory_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("/proc");
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("VmHWM");
-        let kib = line.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok());
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("/proc");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM:"))
+            .expect("VmHWM");
+        let kib = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|text| text.parse::<u64>().ok());
         kib.expect("a number of KiB") * 1024
     }
 
@@ -333,9 +390,12 @@ impl Node {
     pub fn metric(&self, name: &str) -> f64 {
         let (_, body) = http_get(self.admin(), "/metrics").expect("GET /metrics");
         let series = body.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
         });
-        series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        series
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
     }
 }
 
@@ -345,7 +405,10 @@ impl Drop for Node {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let from = lines.len().saturating_sub(LOG_LINES);
-            eprintln!("--- the end of the node's log ---\n{}", lines[from..].join("\n"));
+            eprintln!(
+                "--- the end of the node's log ---\n{}",
+                lines[from..].join("\n")
+            );
         }
         self.kill();
     }

@@ -30,7 +30,12 @@ pub fn frame_with(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     out.extend(MASK);
-    out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    out.extend(
+        payload
+            .iter()
+            .zip(MASK.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
     out
 }
 
@@ -43,7 +48,9 @@ impl WebSocket {
     /// If the connection is refused or nothing comes in time.
     pub fn open(address: SocketAddr, request: &[u8]) -> (Self, String) {
         let mut stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(ANSWER_LIMIT)).expect("a timeout");
+        stream
+            .set_read_timeout(Some(ANSWER_LIMIT))
+            .expect("a timeout");
         let _ = stream.write_all(request);
         let mut head = Vec::new();
         let mut byte = [0];
@@ -53,7 +60,10 @@ impl WebSocket {
                 Ok(_) => break,
                 Err(error) => {
                     let late = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-                    assert!(!late, "neither an answer nor a close within {ANSWER_LIMIT:?}");
+                    assert!(
+                        !late,
+                        "neither an answer nor a close within {ANSWER_LIMIT:?}"
+                    );
                     break;
                 }
             }
@@ -77,7 +87,9 @@ impl WebSocket {
     pub fn upgraded(address: SocketAddr) -> Self {
         let (socket, head) = Self::open(address, Self::request("/mqtt", "mqtt").as_bytes());
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        let named = head.to_ascii_lowercase().contains("sec-websocket-protocol: mqtt");
+        let named = head
+            .to_ascii_lowercase()
+            .contains("sec-websocket-protocol: mqtt");
         assert!(named, "the subprotocol is not confirmed: {head}");
         socket
     }

@@ -33,7 +33,6 @@ pub(crate) struct KeyValue {
 /// A record during replay.
 pub(crate) struct ReplayRecord<'a> {
     pub(crate) offset: Offset,
-    pub(crate) timestamp: TimestampMs,
     pub(crate) key: &'a [u8],
     pub(crate) value: Option<&'a [u8]>,
 }
@@ -183,7 +182,6 @@ impl InternalTopic {
             if let Some(key) = record.key.filter(|_| record.offset >= from) {
                 each(ReplayRecord {
                     offset: record.offset,
-                    timestamp: record.timestamp,
                     key,
                     value: record.value,
                 });
@@ -205,9 +203,9 @@ impl InternalTopic {
 pub(crate) fn code_of(error: &AppendError) -> ErrorCode {
     match error {
         AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
-        AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
-        AppendError::BatchTooLarge { .. } => ErrorCode::RecordListTooLarge,
-        AppendError::InvalidBatch { .. } => ErrorCode::CorruptMessage,
+        AppendError::InvalidProducerEpoch => ErrorCode::InvalidProducerEpoch,
+        AppendError::BatchTooLarge => ErrorCode::RecordListTooLarge,
+        AppendError::InvalidBatch => ErrorCode::CorruptMessage,
         AppendError::Removed => ErrorCode::UnknownTopicOrPartition,
         AppendError::Closed => ErrorCode::NotLeaderOrFollower,
         AppendError::WouldBlock => ErrorCode::RequestTimedOut,

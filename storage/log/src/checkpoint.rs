@@ -46,6 +46,8 @@ pub(crate) struct Checkpoint {
     path: PathBuf,
     points: Mutex<HashMap<PartitionId, SyncedPoint>>,
     writing: AtomicBool,
+    /// Two writers would share the temporary file.
+    file: Mutex<()>,
 }
 
 // === impl Checkpoint ===
@@ -67,6 +69,7 @@ impl Checkpoint {
             path,
             points: Mutex::new(points),
             writing: AtomicBool::new(false),
+            file: Mutex::new(()),
         })
     }
 
@@ -105,6 +108,7 @@ impl Checkpoint {
 
     /// Writes the file; blocks.
     pub(crate) fn write(&self, fs: &dyn Fs) -> io::Result<()> {
+        let _file = self.file.lock();
         let bytes = encode(&self.points.lock());
         fs.write_atomic(&self.path, &bytes)
     }

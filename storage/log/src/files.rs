@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use mainstem_env::{File, Fs, OpenMode};
@@ -83,8 +83,17 @@ impl Files {
             file,
             index: Arc::new(index),
         });
-        self.put(segment.id, open.clone());
+        self.keep(segment, open.clone());
         Ok(open)
+    }
+
+    /// Keeps a segment open, unless it was dropped while it was being opened: its space would not
+    /// come free.
+    fn keep(&self, segment: &Segment, open: Arc<OpenSegment>) {
+        self.put(segment.id, open);
+        if segment.dropped.load(Ordering::Acquire) {
+            self.lru.lock().remove(segment.id);
+        }
     }
 
     fn load_index(&self, segment: &Segment) -> Option<Index> {
@@ -128,14 +137,16 @@ impl Files {
         }
     }
 
-    pub(crate) fn evict(&self, id: SegmentId) {
-        self.lru.lock().remove(id);
+    /// Closes a segment for good.
+    pub(crate) fn evict(&self, segment: &Segment) {
+        segment.dropped.store(true, Ordering::Release);
+        self.lru.lock().remove(segment.id);
     }
 
     /// Removes the files of a segment; each is renamed first, so that a crash leaves no segment
     /// that looks whole. Blocks. What is not there counts as removed.
     pub(crate) fn delete(&self, segment: &Segment) -> io::Result<()> {
-        self.evict(segment.id);
+        self.evict(segment);
         for extension in [paths::LOG, paths::INDEX, paths::SNAPSHOT] {
             delete_file(&*self.fs, &segment.path.with_extension(extension))?;
         }
@@ -170,5 +181,41 @@ impl Lru {
             self.by_use.remove(&used);
             self.index_bytes -= open.index.size_bytes();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstem_env::MemFs;
+    use mainstem_record::{LeaderEpoch, Offset, TimestampMs};
+
+    use super::*;
+    use crate::{segment::SegmentState, spec::SegmentSpec};
+
+    #[test]
+    fn segment_that_is_dropped_while_it_is_opened_does_not_stay_open() {
+        let fs = Arc::new(MemFs::new());
+        fs.create_dir_all(Path::new("/p")).expect("directory");
+        let spec = SegmentSpec {
+            id: SegmentId(uuid::Uuid::from_u128(1)),
+            base: Offset(0),
+            epoch: LeaderEpoch(0),
+            end: Some(Offset(1)),
+        };
+        let state = SegmentState {
+            end: spec.end,
+            bytes: 0,
+            max_timestamp: TimestampMs::NONE,
+            open: None,
+        };
+        let segment = Segment::new(Path::new("/p"), &spec, 0, state);
+        fs.open(&segment.path, OpenMode::Create).expect("file");
+        let files = Files::new(fs, 10, 4096, 0);
+        let open = files.get(&segment, 0).expect("opens");
+        assert!(files.cached(segment.id).is_some());
+        files.delete(&segment).expect("deletes");
+        // The reader had opened the file just before.
+        files.keep(&segment, open);
+        assert!(files.cached(segment.id).is_none());
     }
 }

@@ -252,7 +252,7 @@ impl Log {
             Err(_) => return Err(LogError::Closed),
         }
         for segment in shared.chain.read().iter() {
-            inner.tools.files.evict(segment.id);
+            inner.tools.files.evict(segment);
         }
         let dir = shared.dir.clone();
         let fs = inner.tools.env.fs.clone();

@@ -30,9 +30,9 @@ use crate::{
     index::Index,
     index_file::{self, Contents, INDEX_FILE_BYTES_MAX},
     paths,
-    scan::{Scan, ScanOptions, index_headers, scan},
+    scan::{Scan, ScanOptions, index_headers, rewrite, scan},
     segment::{Segment, SegmentState},
-    spec::{Ends, PartitionSpec, SegmentSpec},
+    spec::{Ends, Flush, PartitionSpec, SegmentSpec},
 };
 
 /// What recovery needs to know besides the chain.
@@ -89,7 +89,7 @@ pub(crate) fn recover(
     let mut end = last_end.unwrap_or(first);
     let (mut active, mut failure) = (None, None);
     if let Some(last) = spec.segments.last().filter(|s| s.end.is_none()) {
-        let found = open_active(options, dir, last, &mut dedupe)?;
+        let found = open_active(options, dir, (last, spec.settings.flush), &mut dedupe)?;
         chain.push(found.segment);
         active = found.active;
         failure = found.failure;
@@ -213,7 +213,7 @@ fn active_segment(
 fn open_active(
     options: &RecoverOptions,
     dir: &Path,
-    spec: &SegmentSpec,
+    (spec, flush): (&SegmentSpec, Flush),
     dedupe: &mut Dedupe,
 ) -> Result<Found, LogError> {
     let fs = &*options.fs;
@@ -250,14 +250,14 @@ fn open_active(
     {
         return Ok(from_snapshot(dir, spec, file, contents, dedupe));
     }
-    scan_active(options, dir, spec, (path, file, len), dedupe)
+    scan_active(options, dir, (spec, flush), (path, file, len), dedupe)
 }
 
 /// Finds out how much of the active segment is good.
 fn scan_active(
     options: &RecoverOptions,
     dir: &Path,
-    spec: &SegmentSpec,
+    (spec, flush): (&SegmentSpec, Flush),
     (path, file, len): (PathBuf, Arc<dyn File>, u64),
     dedupe: &mut Dedupe,
 ) -> Result<Found, LogError> {
@@ -285,6 +285,9 @@ fn scan_active(
         file.set_len(scan.position).map_err(LogError::io(&path))?;
     }
     // What was written before a crash may be in the page cache only; it counts from now on.
+    if flush != Flush::Os {
+        rewrite(&*file, synced_bytes, scan.position).map_err(LogError::io(&path))?;
+    }
     file.sync_all().map_err(LogError::io(&path))?;
     options.fs.sync_dir(dir).map_err(LogError::io(dir))?;
     let segment = active_segment(

@@ -259,6 +259,21 @@ pub(crate) fn read_range(file: &dyn File, start: u64, end: u64) -> io::Result<By
     Ok(buffer.freeze())
 }
 
+/// Writes what is there from `start` to `end` once more: after a failed sync the page cache may
+/// hold, as clean, what never reached the disk, and a sync alone would pass it over.
+pub(crate) fn rewrite(file: &dyn File, start: u64, end: u64) -> io::Result<()> {
+    let mut position = start;
+    while position < end {
+        let bytes = read_range(file, position, end.min(position + WINDOW_BYTES as u64))?;
+        if bytes.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        file.write_all_vectored_at(&[io::IoSlice::new(&bytes)], position)?;
+        position += bytes.len() as u64;
+    }
+    Ok(())
+}
+
 /// XXH3-128 of the first `len` bytes.
 pub(crate) fn digest(file: &dyn File, len: u64) -> io::Result<u128> {
     let mut hasher = Xxh3Default::new();

@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use mainstem_env::File;
@@ -20,6 +20,8 @@ pub(crate) struct Segment {
     /// The file with the batches.
     pub(crate) path: PathBuf,
     pub(crate) created_wall_ms: i64,
+    /// Its file is gone or about to go: it must not stay open.
+    pub(crate) dropped: AtomicBool,
     pub(crate) state: RwLock<SegmentState>,
 }
 
@@ -59,6 +61,7 @@ impl Segment {
             epoch: spec.epoch,
             path: paths::segment(dir, spec.base, spec.id),
             created_wall_ms,
+            dropped: AtomicBool::new(false),
             state: RwLock::new(state),
         }
     }

@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) cache: ShardCache,
     pub(crate) syncs: SyncQueue,
     pub(crate) checkpoint: Arc<Checkpoint>,
+    /// Room of the inbox that appends to frozen partitions hold.
+    pub(crate) frozen_room: usize,
     /// When the checkpoint must be written.
     checkpoint_due: Option<Duration>,
     /// The time of this turn: monotonic, and for people.
@@ -104,6 +106,7 @@ impl Core {
             cache,
             syncs: SyncQueue::default(),
             checkpoint,
+            frozen_room: 0,
             checkpoint_due: None,
             now,
             wall_ms,
@@ -262,7 +265,7 @@ impl Shard {
             }
             Control::Remove(reply) => {
                 shared.set_status(Status::Removed);
-                writer.fail_all(PartitionError::Removed);
+                writer.fail_all(core, PartitionError::Removed);
                 shared.cache.lock().clear();
                 core.checkpoint.remove(shared.id);
                 core.checkpoint_due.get_or_insert(core.now);
@@ -365,7 +368,7 @@ impl Shard {
         tracing::error!(shard, %failure, "the shard has failed");
         self.core.metrics.shard_failed.inc();
         for writer in self.writers.iter_mut().flatten() {
-            writer.fail_all(PartitionError::ShardFailed);
+            writer.fail_all(&mut self.core, PartitionError::ShardFailed);
             writer.shared.wake();
         }
         self.core.tell(LogEvent::ShardFailed { shard, failure });
@@ -398,7 +401,7 @@ impl Shard {
         let mut bytes = 0;
         let mut clean = true;
         for writer in self.writers.iter_mut().flatten() {
-            writer.fail_all(PartitionError::Closed);
+            writer.fail_all(&mut self.core, PartitionError::Closed);
             clean &= writer.shared.status() == Status::Open;
             let snapshot = writer.snapshot(self.run_id);
             bytes += snapshot.as_ref().map_or(0, |(_, content)| content.len());

@@ -37,6 +37,9 @@ const MQTT_BATCH_BYTES_MAX: usize = 1 << 20;
 /// One write call takes about so much: longer ones stall the shard's other partitions.
 const WRITE_BYTES_MAX: usize = 512 << 10;
 
+/// Of the room of a shard's inbox, its frozen partitions may hold this part.
+const FROZEN_PART: usize = 2;
+
 /// The writing side of one partition.
 pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
@@ -62,7 +65,8 @@ pub(crate) struct Writer {
 struct Gate {
     closed: bool,
     queue: VecDeque<Queued>,
-    bytes: usize,
+    /// Room of the inbox that the queue holds.
+    room: usize,
     /// Something was refused: until the gate opens everything is, so that order is kept.
     overflowed: bool,
 }
@@ -124,7 +128,7 @@ impl Writer {
         let gate = Gate {
             closed: active.is_none(),
             queue: VecDeque::new(),
-            bytes: 0,
+            room: 0,
             overflowed: false,
         };
         Self {
@@ -232,15 +236,19 @@ impl Writer {
         active.synced = job.upto;
         active.synced_position = job.position;
         core.note_synced(self.shared.id, active);
-        {
+        let more_to_read = {
             let mut state = self.shared.state.write();
             state.ends.synced_end = job.upto;
-            if self.settings.flush == Flush::Always {
-                state.ends.committed_end = state.ends.committed_end.max(job.upto);
+            let more = self.settings.flush == Flush::Always && state.ends.committed_end < job.upto;
+            if more {
+                state.ends.committed_end = job.upto;
             }
-        }
+            more
+        };
         self.release_waiters(core);
-        self.shared.wake();
+        if more_to_read {
+            self.shared.wake();
+        }
         if !self.waiters.is_empty() {
             self.want_sync(core);
         } else {
@@ -277,7 +285,7 @@ impl Writer {
     }
 
     /// Fails everything that waits.
-    pub(crate) fn fail_all(&mut self, error: PartitionError) {
+    pub(crate) fn fail_all(&mut self, core: &mut Core, error: PartitionError) {
         for waiter in std::mem::take(&mut self.waiters) {
             match waiter.what {
                 Waiting::Append(ticket, _) => finish(ticket, Err(error.into())),
@@ -289,7 +297,7 @@ impl Writer {
                 }
             }
         }
-        for queued in self.gate.take() {
+        for queued in self.gate.take(core) {
             match queued {
                 Queued::Append(message) => message.fail(error.into()),
                 Queued::Flush(reply) => {
@@ -309,20 +317,24 @@ impl Writer {
 // === impl Gate ===
 
 impl Gate {
-    /// Queues an append, or refuses it: it waits in the inbox's room, which others need too.
-    fn push(&mut self, message: AppendMessage, bytes_max: usize) {
-        let bytes = self.bytes + message.bytes();
-        if self.overflowed || (bytes > bytes_max && !self.queue.is_empty()) {
+    /// Queues an append, or refuses it: it waits in the inbox's room, which others need too, so
+    /// all frozen partitions of the shard together get a part of it.
+    fn push(&mut self, core: &mut Core, message: AppendMessage) {
+        let room = message.permit.num_permits();
+        let room_max = core.options.shard_inflight_bytes_max / FROZEN_PART;
+        let full = core.frozen_room > 0 && core.frozen_room + room > room_max;
+        if self.overflowed || full {
             self.overflowed = true;
             message.fail(AppendError::WouldBlock);
             return;
         }
-        self.bytes = bytes;
+        self.room += room;
+        core.frozen_room += room;
         self.queue.push_back(Queued::Append(message));
     }
 
-    fn take(&mut self) -> VecDeque<Queued> {
-        self.bytes = 0;
+    fn take(&mut self, core: &mut Core) -> VecDeque<Queued> {
+        core.frozen_room -= std::mem::take(&mut self.room);
         self.overflowed = false;
         std::mem::take(&mut self.queue)
     }

@@ -28,7 +28,8 @@ const FIRST_READ_BYTES_MAX: usize = 4 << 10;
 pub(crate) struct Opened {
     pub(crate) peer: Peer,
     pub(crate) session: Session,
-    pub(crate) start: Start,
+    /// Boxed: it is moved on, and the task would keep its place.
+    pub(crate) start: Box<Start>,
 }
 
 /// What the loop of the connection begins with.
@@ -245,7 +246,7 @@ fn begin(
     Opened {
         peer,
         session: connected.session,
-        start: Start {
+        start: Box::new(Start {
             stream,
             input,
             output,
@@ -255,7 +256,7 @@ fn begin(
             keep_alive: (keep_alive > 0).then(|| Duration::from_millis(keep_alive)),
             inbound_qos2: connected.inbound_qos2,
             outbound: connected.outbound,
-        },
+        }),
     }
 }
 

@@ -162,13 +162,13 @@ impl fmt::Display for End {
 
 /// Says why, leaves the session and closes the stream. The client's DISCONNECT ends the session
 /// first: it may connect again at once, and must not be taken for one that took over.
-pub(crate) async fn finish(context: &Context, session: Session, remains: Remains) {
+pub(crate) async fn finish(context: &Context, session: Session, remains: Box<Remains>) {
     let Remains {
         mut stream,
         mut output,
         peer,
         end,
-    } = remains;
+    } = *remains;
     context.metrics.disconnected(end.label());
     let mut writable = !matches!(end, End::Lost | End::WriteStall);
     if writable && !matches!(end, End::Client { .. }) {

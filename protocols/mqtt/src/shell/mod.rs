@@ -12,7 +12,7 @@
 //!   `deadlines` its clock.
 //! - `input`, `output`: bytes in, bytes out; both hold nothing while a connection is idle.
 //! - `deliver`: one PUBLISH to a client, encoded once per message and shared.
-//! - `end`: how connections end, and what is said then.
+//! - `end`: how connections end, and what is said then; `sys`: what the node tells of itself.
 //!
 //! Invariants:
 //! - a connection is one task; nothing of it waits in a queue without a bound: it reads no further
@@ -36,6 +36,7 @@ mod input;
 mod metrics;
 mod outbound;
 mod output;
+mod sys;
 mod websocket;
 
 #[cfg(test)]
@@ -49,6 +50,7 @@ use mainstem_env::Env;
 use mainstem_net::{Connection, Handler};
 
 use crate::codec::{Limits, PROPERTY_BYTES_MAX, USER_PROPERTIES_MAX};
+use connect::Opened;
 use connection::Shell;
 use metrics::Metrics;
 
@@ -99,7 +101,7 @@ pub(crate) struct Context {
 // === impl MqttProtocol ===
 
 impl MqttProtocol {
-    /// Prepares the protocol; nothing runs until a connection comes.
+    /// Prepares the protocol, and starts to say the `$SYS` topics. Must be called within a runtime.
     ///
     /// # Errors
     /// The metrics are registered already.
@@ -121,9 +123,9 @@ impl MqttProtocol {
             config: deps.config,
             broker: deps.broker,
         };
-        Ok(Self {
-            context: Arc::new(context),
-        })
+        let context = Arc::new(context);
+        sys::start(&context);
+        Ok(Self { context })
     }
 
     /// What a listener hands its connections to.
@@ -141,20 +143,25 @@ impl std::fmt::Debug for MqttProtocol {
 
 /// Serves one connection from its first byte to its last.
 async fn serve(context: Arc<Context>, connection: Connection, transport: Transport) {
-    let (id, peer, drain) = (connection.id, connection.peer, connection.drain.clone());
+    let (id, address, drain) = (connection.id, connection.peer, connection.drain.clone());
     // Boxed, as is the end: what an idle connection keeps is only what lies between.
-    let Some(opened) = Box::pin(connect::open(&context, connection, transport)).await else {
+    let opening = Box::pin(connect::open(&context, connection, transport));
+    let Some(Opened {
+        peer,
+        session,
+        start,
+    }) = opening.await
+    else {
         return;
     };
-    tracing::debug!(connection = id, %peer, "mqtt client connected");
-    let live = context.metrics.live(opened.peer.version);
-    let session = opened.session;
+    tracing::debug!(connection = id, peer = %address, "mqtt client connected");
+    let live = context.metrics.live(peer.version);
     let remains = {
-        let mut shell = Shell::new(&context, &session, opened.start);
+        let mut shell = Shell::new(&context, &session, start);
         shell.run(&drain).await;
-        shell.into_remains()
+        Box::new(shell.into_remains())
     };
-    tracing::debug!(connection = id, %peer, end = %remains.end, "mqtt client disconnected");
+    tracing::debug!(connection = id, peer = %address, end = %remains.end, "mqtt client disconnected");
     Box::pin(end::finish(&context, session, remains)).await;
     drop(live);
 }

@@ -97,6 +97,9 @@ pub struct Core {
     /// Held while the set of topics and partitions changes, so that metadata and open partitions
     /// change together.
     pub(crate) topics_change: Mutex<()>,
+    /// Held while segments are sealed: whoever is refused thaws, and must not thaw what another has
+    /// had sealed meanwhile.
+    pub(super) rolling: Mutex<()>,
 }
 
 // === impl Core ===

@@ -36,6 +36,7 @@ impl Core {
             topic_configs: dashmap::DashMap::new(),
             producer_ids: Mutex::default(),
             topics_change: Mutex::new(()),
+            rolling: Mutex::new(()),
         });
         core.open_all().await?;
         core.seal_earlier_incarnations().await?;

@@ -83,7 +83,7 @@ impl Hub {
         hub.retained.replay().await?;
         hub.repair_retained().await;
         hub.replay_sessions().await?;
-        core.spawn("mqtt metadata", hub.clone().follow_metadata());
+        core.spawn("mqtt metadata", hub.follow_metadata());
         core.spawn("mqtt timers", hub.clone().run_timers());
         core.spawn("mqtt retained", hub.clone().keep_retained());
         core.spawn("mqtt checkpoints", hub.clone().run_checkpoints());

@@ -63,7 +63,8 @@ impl<T> Default for Trie<T> {
 
 impl<T> Trie<T> {
     /// The number of values.
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.len
     }
 

@@ -143,14 +143,18 @@ impl Writer {
         core.metrics.append_batches.inc_by(batches.len() as u64);
         core.space.wrote(self.staged.bytes as u64);
         cache(core, &self.shared, batches);
+        let readable = self.settings.flush != Flush::Always;
         {
             let mut state = self.shared.state.write();
             state.ends.log_end = active.next;
-            if self.settings.flush != Flush::Always {
+            if readable {
                 state.ends.committed_end = active.next;
             }
         }
-        self.shared.wake();
+        // Else the sync will wake: nobody reads before.
+        if readable {
+            self.shared.wake();
+        }
         self.staged.batches.clear();
         self.staged.bytes = 0;
         self.staged.undo_producers.clear();

@@ -97,7 +97,7 @@ impl Writer {
         }
         self.gate.closed = false;
         self.roll_told = false;
-        for queued in self.gate.take() {
+        for queued in self.gate.take(core) {
             match queued {
                 Queued::Append(message) => self.stage(core, message),
                 Queued::Flush(reply) => {

@@ -17,9 +17,6 @@ use crate::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-/// Of the bytes of waiting appends, one frozen partition may hold this part.
-const FROZEN_PART: usize = 2;
-
 /// Whom to tell.
 struct Caller {
     ticket: TicketSender,
@@ -45,8 +42,7 @@ impl Writer {
             return;
         }
         if self.gate.closed {
-            let bytes_max = core.options.shard_inflight_bytes_max / FROZEN_PART;
-            self.gate.push(message, bytes_max);
+            self.gate.push(core, message);
             return;
         }
         let internal = matches!(&message.work, Work::Batch { internal, .. } if *internal);

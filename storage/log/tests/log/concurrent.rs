@@ -221,3 +221,54 @@ fn inbox_is_bounded_in_bytes_and_refuses_who_will_not_wait() {
         assert_eq!(ticket.await.unwrap().base_offset.0, 4);
     });
 }
+
+#[test]
+fn frozen_partitions_leave_room_for_the_others_of_their_shard() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let fs: Arc<dyn mainstem_env::Fs> = Arc::new(mainstem_env::MemFs::new());
+        let options = LogOptions {
+            shard_inflight_bytes_max: 8000,
+            shards: 1,
+            ..crate::support::options()
+        };
+        let (log, _events) = crate::support::start(&fs, options).await;
+        let mut partitions = Vec::new();
+        for index in 0..4 {
+            let mut spec = spec(Flush::Os);
+            spec.id = partition_id(index);
+            spec.segments[0].id = segment_spec(100 * index, 0).id;
+            partitions.push(log.open_partition(spec).await.unwrap());
+        }
+        let lively = partitions.pop().unwrap();
+        // Small batches: what they cost besides their bytes counts too.
+        let records = [(vec![b'x'], 1)];
+        let batch = batch_of(&records, None, mainstem_record::Codec::None);
+        let mut tickets = Vec::new();
+        for frozen in &partitions {
+            frozen.seal_begin().await.unwrap();
+            for _ in 0..100 {
+                tickets.extend(frozen.try_append(append(batch.clone())));
+                tokio::task::yield_now().await;
+            }
+        }
+        let put = async { lively.append(append(batch)).await.unwrap().await };
+        let env = Env::real();
+        let put = env.timeout(std::time::Duration::from_secs(5), put).await;
+        assert!(put.expect("the shard has room").is_ok());
+        // What was let in before the first refusal is written after all, in order.
+        for frozen in &partitions {
+            frozen.seal_abort().await;
+        }
+        let mut written = 0;
+        for ticket in tickets {
+            written += usize::from(ticket.await.is_ok());
+        }
+        let ends = partitions.iter().map(|p| p.ends().log_end.0 as usize);
+        assert_eq!(ends.sum::<usize>(), written);
+        assert!(written > 0);
+    });
+}

@@ -20,6 +20,9 @@ type InodeId = usize;
 struct Inode {
     visible: Vec<u8>,
     synced: Vec<u8>,
+    /// Bytes of a failed sync: they count as clean, so later syncs pass them over until they are
+    /// written again.
+    lost: BTreeSet<usize>,
 }
 
 #[derive(Clone, Default)]
@@ -137,6 +140,7 @@ impl State {
             Inode {
                 visible: content.clone(),
                 synced: content,
+                lost: BTreeSet::new(),
             }
         });
         Self {
@@ -250,6 +254,7 @@ impl FaultFs {
         let id = state.visible.files[path];
         let inode = &mut state.inodes[id];
         edit(&mut inode.visible);
+        inode.lost.clear();
         inode.synced = inode.visible.clone();
     }
 }
@@ -406,8 +411,10 @@ impl File for FaultFile {
         if let Some((kept, _)) = fault {
             bytes.truncate(kept);
         }
-        let content = &mut state.inodes[self.inode].visible;
+        let inode = &mut state.inodes[self.inode];
         let end = offset as usize + bytes.len();
+        inode.lost.retain(|at| !(offset as usize..end).contains(at));
+        let content = &mut inode.visible;
         if content.len() < end {
             content.resize(end, 0);
         }
@@ -422,11 +429,21 @@ impl File for FaultFile {
         let mut state = self.fs.state.lock();
         state.change();
         state.syncs += 1;
-        if state.faults.sync {
+        let failed = state.faults.sync;
+        let inode = &mut state.inodes[self.inode];
+        let on_disk = |at: usize| inode.synced.get(at).copied();
+        if failed {
+            let all = inode.visible.iter().enumerate();
+            let dirty = all.filter(|(at, byte)| on_disk(*at) != Some(**byte));
+            let dirty: Vec<usize> = dirty.map(|(at, _)| at).collect();
+            inode.lost.extend(dirty);
             return Err(io::Error::other("injected"));
         }
-        let inode = &mut state.inodes[self.inode];
-        inode.synced = inode.visible.clone();
+        let mut synced = inode.visible.clone();
+        for at in inode.lost.range(..synced.len()) {
+            synced[*at] = on_disk(*at).unwrap_or(0);
+        }
+        inode.synced = synced;
         Ok(())
     }
 

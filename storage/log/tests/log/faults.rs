@@ -370,3 +370,58 @@ fn nothing_is_acknowledged_or_read_before_its_sync_and_one_sync_serves_all_that_
         assert_eq!(values(&partition).await, ["a", "b", "c", "d", "e"]);
     });
 }
+
+#[test]
+fn what_a_failed_sync_has_lost_is_written_again_before_a_repeat_is_acknowledged() {
+    let records = [("b".as_bytes().to_vec(), 1)];
+    let repeated = || append(batch_of(&records, Some((7, 0, 0)), Codec::None));
+    for seed in 0..20 {
+        run(async {
+            let fs = FaultFs::new();
+            let (_log, partition, _events) = open(&fs, Flush::Always).await;
+            assert_eq!(put(&partition, "a").await, Ok(0));
+            fs.set_faults(Faults {
+                sync: true,
+                ..Faults::default()
+            });
+            let failed = partition.append(repeated()).await.unwrap().await;
+            assert_eq!(failed, Err(AppendError::ShardFailed));
+
+            // The process starts anew; the page cache still has what the disk has not.
+            let fs = fs.process_death();
+            let (_log, partition, _events) = open(&fs, Flush::Always).await;
+            let again = partition.append(repeated()).await.unwrap().await.unwrap();
+            assert!(again.duplicate);
+
+            let (_log, partition, _events) = open(&fs.power_cut(seed), Flush::Always).await;
+            assert_eq!(values(&partition).await, ["a", "b"]);
+        });
+    }
+}
+
+#[test]
+fn subscribers_are_woken_when_there_is_more_to_read_and_not_before() {
+    run(async {
+        let syncs = HeldSyncs::default();
+        let mut env = inline_env(Arc::new(FaultFs::new()));
+        env.tasks = Arc::new(syncs.clone());
+        let registry = prometheus::Registry::new();
+        let (log, _events) = Log::start(env, options(), &registry).await.unwrap();
+        let partition = log.open_partition(spec(Flush::Always)).await.unwrap();
+        let notify = Arc::new(tokio::sync::Notify::new());
+        let _subscription = partition.subscribe(&notify);
+        let ticket = partition.append(append(batch(&["a"]))).await.unwrap();
+        while partition.ends().log_end < Offset(1) {
+            tokio::task::yield_now().await;
+        }
+        let mut woken = Box::pin(notify.notified());
+        let early = std::future::poll_fn(|context| {
+            Poll::Ready(woken.as_mut().poll(context).is_ready())
+        });
+        assert!(!early.await, "there is nothing to read yet");
+        assert_eq!(syncs.let_go(), 1);
+        woken.await;
+        assert_eq!(partition.ends().committed_end, Offset(1));
+        assert!(ticket.await.is_ok());
+    });
+}

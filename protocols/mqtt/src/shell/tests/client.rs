@@ -148,12 +148,6 @@ impl Client {
         assert_eq!((first, body.last()), (0x90, Some(&qos)), "SUBACK");
     }
 
-    /// Publishes with QoS 1 and MQTT 3.1.1, so that the topic is there.
-    pub(super) async fn make_topic(mut self, topic: &str) {
-        self.send(&publish(4, 2, topic, (1, b"first"))).await;
-        assert_eq!(self.packet().await, (0x40, vec![0, 1]));
-    }
-
     /// PINGREQ and its answer: what was sent before is taken in.
     pub(super) async fn ping(&mut self) {
         self.send(&[0xC0, 0]).await;

@@ -6,7 +6,7 @@ use super::{
 };
 
 /// The properties of a CONNACK by identifier, as far as tests look at them.
-fn property<'a>(connack: &'a [u8], id: u8) -> Option<&'a [u8]> {
+fn property(connack: &[u8], id: u8) -> Option<&[u8]> {
     let mut rest = &connack[3..];
     while let [found, tail @ ..] = rest {
         let bytes = match found {

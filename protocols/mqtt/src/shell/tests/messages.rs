@@ -1,5 +1,7 @@
 //! Messages in and out.
 
+use mainstem_config::V3Refusal;
+
 use super::{
     World, bytes_of,
     client::{Client, connect, publish, subscribe, text},
@@ -21,7 +23,7 @@ async fn a_publish_behind_a_subscribe_reaches_it() {
     bytes.extend_from_slice(&publish(4, 2, "loop/a", (6, b"hello")));
     client.send(&bytes).await;
     assert_eq!(client.packet().await, (0x90, vec![0, 5, 1]));
-    let mut got = vec![client.packet().await, client.packet().await];
+    let mut got = [client.packet().await, client.packet().await];
     got.sort();
     assert_eq!(got[0].0, 0x32);
     assert_eq!(got[0].1, v3_body("loop/a", 1, b"hello"));
@@ -216,12 +218,6 @@ async fn the_remaining_expiry_goes_along() {
 #[tokio::test]
 async fn large_payloads_arrive_whole_and_in_order() {
     let world = World::new().await;
-    world
-        .dial()
-        .enter(4, "maker")
-        .await
-        .make_topic("large")
-        .await;
     let mut reader = world.dial().enter(4, "reader").await;
     reader.subscribe(4, "large", 0).await;
     let mut sender = world.dial().enter(4, "sender").await;
@@ -250,4 +246,68 @@ async fn unsubscribe_tells_what_was_there() {
     body.extend_from_slice(&text("not/there"));
     client.send(&bytes_of(0xA2, &body)).await;
     assert_eq!(client.packet().await, (0xB0, vec![0, 4, 0, 0, 0x11]));
+}
+
+#[tokio::test]
+async fn a_refusal_is_said_in_version_5_and_as_configured_before() {
+    let refused = |level| publish(level, 2, "$SYS/forged", (7, b"x"));
+    let world = World::new().await;
+    let mut five = world.dial().enter(5, "five").await;
+    five.send(&refused(5)).await;
+    assert_eq!(five.packet().await, (0x40, vec![0, 7, 0x87]));
+    five.ping().await;
+    let mut four = world.dial().enter(4, "four").await;
+    four.send(&refused(4)).await;
+    assert!(four.rest().await.is_empty());
+    let world = World::with(|config| config.mqtt.v3_refusal = V3Refusal::AckAndDrop).await;
+    let mut four = world.dial().enter(4, "four").await;
+    four.send(&refused(4)).await;
+    assert_eq!(four.packet().await, (0x40, vec![0, 7]));
+}
+
+#[tokio::test]
+async fn a_session_goes_on_where_its_connection_was_lost() {
+    let world = World::new().await;
+    let enter = connect(4, "back", (0, 60), &[]);
+    let mut first = world.dial();
+    first.send(&enter).await;
+    assert_eq!(first.packet().await, (0x20, vec![0, 0]));
+    first.subscribe(4, "back/#", 2).await;
+    let mut sender = world.dial().enter(4, "sender").await;
+    for (id, flags) in [(1, 2), (2, 4)] {
+        sender
+            .send(&publish(4, flags, "back/a", (id, &[id as u8])))
+            .await;
+        sender.packet().await;
+    }
+    assert_eq!(first.packet().await, (0x32, v3_body("back/a", 1, &[1])));
+    assert_eq!(first.packet().await, (0x34, v3_body("back/a", 2, &[2])));
+    // The QoS 2 message is known to be there, the QoS 1 message is not.
+    first.send(&[0x50, 2, 0, 2]).await;
+    assert_eq!(first.packet().await, (0x62, vec![0, 2]));
+    drop(first);
+    let mut second = world.dial();
+    second.send(&enter).await;
+    assert_eq!(second.packet().await, (0x20, vec![1, 0]));
+    let mut again = [second.packet().await, second.packet().await];
+    again.sort();
+    assert_eq!(again[0].0, 0x3A, "with DUP");
+    assert_eq!(again[0].1, v3_body("back/a", 1, &[1]));
+    assert_eq!(again[1], (0x62, vec![0, 2]));
+    second.send(&[0x40, 2, 0, 1, 0x70, 2, 0, 2]).await;
+    sender.send(&publish(4, 2, "back/b", (3, b"new"))).await;
+    let (first, body) = second.packet().await;
+    assert_eq!((first, body.ends_with(b"new")), (0x32, true));
+}
+
+#[tokio::test]
+async fn a_node_tells_of_itself() {
+    let world = World::hasty(|config| config.mqtt.sys_interval_s = 1).await;
+    let mut client = world.dial().enter(4, "curious").await;
+    client
+        .subscribe(4, "$SYS/broker/clients/connected", 2)
+        .await;
+    let mut expected = text("$SYS/broker/clients/connected");
+    expected.push(b'1');
+    assert_eq!(client.packet().await, (0x30, expected));
 }

@@ -65,22 +65,31 @@ impl Hub {
         seen.collect()
     }
 
-    /// Follows the metadata until the node ends.
-    pub(crate) async fn follow_metadata(self: Arc<Self>) {
-        let mut changes = self.core.metadata.changes();
-        let mut before = self.seen(&self.core.image());
-        loop {
-            tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return },
-                () = self.core.stop.cancelled() => return,
-            }
-            // Marks the value as seen before the image is taken: a later one wakes again.
-            changes.borrow_and_update();
-            let image = self.core.image();
-            let now = self.seen(&image);
-            if now != before {
-                self.topics_changed(&image, &before, &now);
-                before = now;
+    /// Follows the metadata until the node ends. What is there already is looked at now, not when
+    /// the future first runs: a session may connect before that.
+    pub(crate) fn follow_metadata(
+        self: &Arc<Self>,
+    ) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let hub = self.clone();
+        let mut changes = hub.core.metadata.changes();
+        let mut before = hub.seen(&hub.core.image());
+        async move {
+            loop {
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return },
+                    () = hub.core.stop.cancelled() => return,
+                }
+                // Marks the value as seen before the image is taken: a later one wakes again.
+                changes.borrow_and_update();
+                // A new topic is in the metadata before its partitions are open; the lock is held
+                // until they are.
+                drop(hub.core.topics_change.lock().await);
+                let image = hub.core.image();
+                let now = hub.seen(&image);
+                if now != before {
+                    hub.topics_changed(&image, &before, &now);
+                    before = now;
+                }
             }
         }
     }

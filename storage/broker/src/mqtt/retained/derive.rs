@@ -34,12 +34,13 @@ impl Hub {
         partition: &Partition,
     ) -> Result<Pending, PublishError> {
         let id = partition.id();
+        // One expression: the guard of the map must not live on.
         let mark = self
             .retained
             .marks
             .entry(id)
-            .or_insert_with(|| Arc::new(Mark::new(id)));
-        let mark = mark.value().clone();
+            .or_insert_with(|| Arc::new(Mark::new(id)))
+            .clone();
         mark.pending.fetch_add(1, Ordering::SeqCst);
         let pending = Pending(mark);
         if pending.0.is_written.load(Ordering::SeqCst) {

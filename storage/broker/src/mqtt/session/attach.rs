@@ -383,7 +383,7 @@ impl Hub {
             mode,
             position,
             online_from: ends.committed_end,
-            interest: Some(interest),
+            _interest: Some(interest),
         };
         let mut state = entry.state.lock();
         if state.online {

@@ -68,7 +68,7 @@ pub(crate) struct Feed {
     /// QoS 0 below it was published while the session had no connection, and is not delivered.
     pub(crate) online_from: Offset,
     /// Keeps the follower running.
-    pub(crate) interest: Option<Interest>,
+    pub(crate) _interest: Option<Interest>,
 }
 
 /// How a feed gets its records.

@@ -112,7 +112,7 @@ impl World {
             mode: Mode::Behind(at),
             position: self.position.clone(),
             online_from: Offset(self.log_end),
-            interest: None,
+            _interest: None,
         };
         self.inbox.add_feed(partition(), feed);
     }

@@ -182,7 +182,7 @@ impl Hub {
                     mode,
                     position,
                     online_from,
-                    interest: Some(interest),
+                    _interest: Some(interest),
                 },
             );
             if start == StartAt::Left {

@@ -1,0 +1,156 @@
+//! Dependencies between our crates point one way: what `ARCHITECTURE.md` draws is what cargo sees.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::Command,
+};
+
+/// Crate -> our crates that it may depend on. What is not here may depend on none.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("mainstem-env", &[]),
+    ("mainstem-record", &["mainstem-env"]),
+    ("mainstem-config", &["mainstem-env", "mainstem-record"]),
+    // The log is told what to do: it never reads metadata or the configuration.
+    ("mainstem-log", &["mainstem-env", "mainstem-record"]),
+    (
+        "mainstem-metadata",
+        &["mainstem-env", "mainstem-record", "mainstem-config"],
+    ),
+    (
+        "mainstem-broker",
+        &[
+            "mainstem-env",
+            "mainstem-record",
+            "mainstem-config",
+            "mainstem-log",
+            "mainstem-metadata",
+        ],
+    ),
+    (
+        "mainstem-net",
+        &["mainstem-env", "mainstem-record", "mainstem-config"],
+    ),
+    // Kafka and MQTT meet as records of a partition, never as code.
+    ("mainstem-kafka", PROTOCOL),
+    ("mainstem-mqtt", PROTOCOL),
+    (
+        "mainstem",
+        &[
+            "mainstem-env",
+            "mainstem-record",
+            "mainstem-config",
+            "mainstem-log",
+            "mainstem-metadata",
+            "mainstem-broker",
+            "mainstem-net",
+            "mainstem-kafka",
+            "mainstem-mqtt",
+        ],
+    ),
+    // Whole-binary tests know the product from outside only.
+    ("mainstem-tests", &[]),
+];
+
+const PROTOCOL: &[&str] = &[
+    "mainstem-env",
+    "mainstem-record",
+    "mainstem-config",
+    "mainstem-broker",
+    "mainstem-net",
+];
+
+/// An outside crate that only these of ours may use.
+const CONFINED: &[(&str, &[&str])] = &[
+    ("rocksdb", &["mainstem-metadata"]),
+    ("openraft", &["mainstem-metadata"]),
+    ("kafka-protocol", &["mainstem-kafka"]),
+    ("tokio-tungstenite", &["mainstem-mqtt"]),
+    ("axum", &["mainstem"]),
+    ("clap", &["mainstem"]),
+];
+
+/// The record model and the configuration run without a runtime.
+const WITHOUT_TOKIO: &[&str] = &["mainstem-record", "mainstem-config"];
+
+/// Crate -> what it depends on outside its own tests.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace");
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+        ])
+        .current_dir(root)
+        .output()
+        .expect("cargo metadata");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+    let packages = metadata["packages"]
+        .as_array()
+        .expect("packages")
+        .iter()
+        .map(|package| {
+            let needed = package["dependencies"]
+                .as_array()
+                .expect("dependencies")
+                .iter();
+            let normal = needed.filter(|dependency| dependency["kind"] != "dev");
+            (
+                text(&package["name"]),
+                normal.map(|dependency| text(&dependency["name"])).collect(),
+            )
+        });
+    packages.collect()
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.iter().copied().collect();
+    let mut wrong = Vec::new();
+    for (name, needed) in dependencies() {
+        let Some(allowed) = allowed.get(name.as_str()) else {
+            wrong.push(format!(
+                "{name} has no place among the layers: add it to this test"
+            ));
+            continue;
+        };
+        for other in needed.iter().filter(|other| other.starts_with("mainstem")) {
+            if !allowed.contains(&other.as_str()) {
+                wrong.push(format!("{name} -> {other}"));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "arrows the other way:\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn outside_crates_stay_where_they_belong() {
+    let mut wrong = Vec::new();
+    for (name, needed) in dependencies() {
+        for (crate_name, users) in CONFINED {
+            if needed.contains(*crate_name) && !users.contains(&name.as_str()) {
+                wrong.push(format!("{name} -> {crate_name}"));
+            }
+        }
+        if WITHOUT_TOKIO.contains(&name.as_str()) && needed.contains("tokio") {
+            wrong.push(format!("{name} -> tokio"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
