@@ -91,7 +91,8 @@ def test_a_read_only_topic_refuses_publishes(devices, admin, kafka):
     subscriber = devices().start()
     subscriber.subscribe("read-only/#", qos=1)
     assert devices().start().publish("read-only/x", b"m", 1) == 0x87
-    assert devices().start().publish("read-only/x", b"m", 2) == 0x87
+    # paho releases even what PUBREC has refused, and so is told of PUBCOMP's "not found".
+    assert devices().start().publish("read-only/x", b"m", 2) in (0x87, 0x92)
     kafka.produce("read-only", [Record(b"k", b"from kafka")])
     assert [m.payload for m in subscriber.settled()] == [b"from kafka"]
     # 3.1.1 has no negative PUBACK: the connection is closed.

@@ -37,16 +37,18 @@ def test_disconnect_with_will_publishes_it(devices, watcher):
     assert [m.topic for m in watcher.expect(1)] == ["wills/asked"]
 
 
-def test_the_wills_properties_and_flags_are_kept(devices, watcher):
+def test_the_wills_properties_and_flags_are_kept(devices):
+    watcher = devices().start()
+    watcher.subscribe("wills-full/x", qos=2)
     wanted = Message(
-        "wills/full", b"\x00\xff", 2, True, user=(("k", "v"), ("k", "w")), content_type="a/b"
+        "wills-full/x", b"\x00\xff", 2, True, user=(("k", "v"), ("k", "w")), content_type="a/b"
     )
     devices().start(will=wanted).drop()
     (message,) = watcher.expect(1)
     assert (message.payload, message.qos, message.user) == (b"\x00\xff", 2, wanted.user)
     assert message.content_type == "a/b"
     later = devices().start()
-    later.subscribe("wills/full")
+    later.subscribe("wills-full/x")
     (retained,) = later.expect(1)
     assert retained.retain and retained.payload == b"\x00\xff"
 

@@ -288,9 +288,7 @@ impl Broker {
             set,
             delete,
         };
-        self.core.metadata.propose(command).await?;
-        self.core.apply_settings().await;
-        Ok(())
+        self.alter(command).await
     }
 
     async fn alter_broker(
@@ -320,12 +318,23 @@ impl Broker {
         if validate_only {
             return Ok(());
         }
-        self.core
-            .metadata
-            .propose(Command::AlterBrokerConfigs { set, delete })
-            .await?;
-        self.core.apply_settings().await;
-        Ok(())
+        self.alter(Command::AlterBrokerConfigs { set, delete })
+            .await
+    }
+
+    /// Commits a change of configs and tells the log, also if the caller goes away in between: a
+    /// flush policy that is in the metadata must be in force.
+    async fn alter(&self, command: Command) -> Result<(), TopicError> {
+        let core = self.core.clone();
+        let altered = self.core.env.start("alter configs", async move {
+            core.metadata.propose(command).await?;
+            core.apply_settings().await;
+            Ok(())
+        });
+        altered.await.unwrap_or_else(|_| {
+            let message = "the node is stopping";
+            Err(TopicError::new(ErrorCode::UnknownServerError, message))
+        })
     }
 }
 

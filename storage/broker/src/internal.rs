@@ -101,7 +101,10 @@ impl InternalTopic {
         index: PartitionIndex,
         records: Vec<KeyValue>,
     ) -> Result<AppendTicket, ErrorCode> {
-        let partition = self.partition(index)?;
+        let partition = self.core.writable_partition(PartitionId {
+            topic: self.id,
+            index,
+        })?;
         let now = TimestampMs(self.core.env.wall_ms());
         let encode = |record: &KeyValue| {
             let encoded = EncodedRecord::new(Some(&record.key), record.value.as_deref(), []);

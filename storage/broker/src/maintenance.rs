@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use mainstem_log::{LogEvent, Partition, SegmentInfo};
 use mainstem_metadata::{Command, Topic, TopicOrigin};
-use mainstem_record::{Offset, SegmentId};
+use mainstem_record::{Offset, PartitionId, PartitionIndex, SegmentId};
 use tokio::sync::mpsc;
 
 use crate::core::Core;
@@ -50,6 +50,8 @@ async fn follow_events(core: Arc<Core>, mut events: mpsc::Receiver<LogEvent>) {
 
 async fn keep_age(core: Arc<Core>) {
     while wait(&core, AGE_CHECK_INTERVAL).await {
+        core.resume_failed().await;
+        core.finish_topic_changes().await;
         let image = core.image();
         for partition in core.log.partitions() {
             let Some(topic) = image.topic_by_id(partition.id().topic) else {
@@ -116,9 +118,14 @@ impl Core {
         let mut expired = Vec::new();
         for segment in segments {
             let Some(end) = segment.end else { break };
+            // Records without a timestamp are as old as their segment here.
+            let newest = match segment.max_timestamp.0 {
+                timestamp if timestamp >= 0 => timestamp,
+                _ => segment.created_wall_ms,
+            };
             let too_old = config.cleanup.delete
                 && config.retention_ms >= 0
-                && now.saturating_sub(segment.max_timestamp.0) > config.retention_ms;
+                && now.saturating_sub(newest) > config.retention_ms;
             let too_much = excess >= segment.bytes && excess > 0;
             if !(end <= log_start || too_old || too_much) {
                 break;
@@ -196,8 +203,36 @@ impl Core {
         }
     }
 
+    /// Opens and removes what somebody who went away between metadata and log has left.
+    pub(crate) async fn finish_topic_changes(&self) {
+        let _guard = self.topics_change.lock().await;
+        let image = self.image();
+        for topic in image.topics_by_id.values() {
+            for index in (0..).map(PartitionIndex).take(topic.partitions.len()) {
+                let id = PartitionId {
+                    topic: topic.id,
+                    index,
+                };
+                if self.log.partition(id).is_none() && !self.has_failed(id) {
+                    self.open_partition(topic, index).await;
+                }
+            }
+        }
+        for partition in self.log.partitions() {
+            let id = partition.id();
+            if image.topic_by_id(id.topic).is_none() {
+                self.forget_failed(id);
+                if let Err(error) = self.log.remove_partition(id).await {
+                    tracing::warn!(partition = ?id, %error, "files left");
+                }
+            }
+        }
+    }
+
     /// Tells the log what changed in the configs of topics.
     pub(crate) async fn apply_settings(&self) {
+        // One at a time, or an older image could have the last word.
+        let _guard = self.topics_change.lock().await;
         let image = self.image();
         for partition in self.log.partitions() {
             if let Some(topic) = image.topic_by_id(partition.id().topic) {

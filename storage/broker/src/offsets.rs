@@ -184,6 +184,14 @@ impl Broker {
         if log_start <= ends.log_start {
             return Ok(ends.log_start);
         }
+        if log_start > ends.synced_end {
+            // After a power cut the log must not end below its start: offsets that are given out
+            // again there would count as deleted.
+            partition.flush().await.map_err(|error| {
+                tracing::warn!(%error, "log start not moved");
+                ErrorCode::KafkaStorageError
+            })?;
+        }
         let command = Command::SetLogStart {
             partition: partition.id(),
             log_start,

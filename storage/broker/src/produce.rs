@@ -135,7 +135,7 @@ impl Broker {
                 message,
             ));
         }
-        let partition = self.core.partition(PartitionId {
+        let partition = self.core.writable_partition(PartitionId {
             topic: topic.id,
             index,
         })?;

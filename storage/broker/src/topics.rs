@@ -108,9 +108,7 @@ impl From<ProposeError> for TopicError {
     fn from(error: ProposeError) -> Self {
         let code = match &error {
             ProposeError::Apply(ApplyError::TopicExists { .. }) => ErrorCode::TopicAlreadyExists,
-            ProposeError::Apply(ApplyError::UnknownTopic) => {
-                ErrorCode::UnknownTopicOrPartition
-            }
+            ProposeError::Apply(ApplyError::UnknownTopic) => ErrorCode::UnknownTopicOrPartition,
             ProposeError::Apply(_) => ErrorCode::InvalidRequest,
             ProposeError::Unavailable(_) => ErrorCode::NotController,
             ProposeError::Fatal => ErrorCode::UnknownServerError,

@@ -10,7 +10,7 @@ use std::{
 use mainstem_env::{Env, Fs};
 use mainstem_record::PartitionId;
 use parking_lot::RwLock;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::{
@@ -28,6 +28,9 @@ use crate::{
     shared::{Shared, State, Status},
     spec::PartitionSpec,
 };
+
+/// How many threads read files at the same time.
+const READERS_MAX: usize = 64;
 
 /// The log of a node. Cheap to clone.
 #[derive(Clone)]
@@ -91,6 +94,7 @@ impl Log {
             options,
             files,
             metrics,
+            readers: Arc::new(Semaphore::new(READERS_MAX)),
         };
         let (env, options) = (&tools.env, &tools.options);
         let run_id = u128::from_be_bytes(env.random_uuid());

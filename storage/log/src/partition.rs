@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use mainstem_env::Env;
 use mainstem_record::{LeaderEpoch, Offset, PartitionId, SegmentId, Sequence, TimestampMs};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::{
     active::Frozen,
@@ -37,6 +37,8 @@ pub(crate) struct Tools {
     pub(crate) options: Arc<LogOptions>,
     pub(crate) files: Arc<Files>,
     pub(crate) metrics: Metrics,
+    /// Bounds the threads that read files: syncs need some of the same pool.
+    pub(crate) readers: Arc<Semaphore>,
 }
 
 struct Inner {

@@ -91,6 +91,7 @@ impl Core {
             options,
             files,
             metrics,
+            ..
         } = tools.clone();
         let space = SpaceGuard::new(options.dir.clone(), options.low_space_bytes);
         let cache = ShardCache::new(options.tail_cache_bytes / options.shards);

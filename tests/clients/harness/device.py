@@ -303,5 +303,6 @@ def to_message(m):
         one("PayloadFormatIndicator"),
         one("MessageExpiryInterval"),
         tuple(one("SubscriptionIdentifier") or ()),
-        bool(m.dup),
+        # Not there in what aiomqtt hands out.
+        bool(getattr(m, "dup", False)),
     )

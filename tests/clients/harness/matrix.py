@@ -145,6 +145,8 @@ def compare_mqtt_to_kafka(wanted, got, producer, client, window):
             "mqtt.expiry": None if want.expiry is None else want.expiry.to_bytes(4, "big"),
         }
         for name, value in own.items():
+            if value is not None and not client.nul_in_headers:
+                value = value.split(b"\0")[0]
             assert headers.get(name) == value, f"{what}: header {name} is {headers.get(name)!r}"
         assert ("mqtt.payload-format" in headers) == (want.payload_format is not None), what
         assert ("mqtt.qos2" in headers) == (want.qos == 2), what

@@ -5,6 +5,8 @@
 
 mod roll;
 mod startup;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -118,7 +120,8 @@ impl Core {
     /// A topic's configs over the broker's defaults. Resolved once per version of the metadata,
     /// since every produce asks.
     pub(crate) fn topic_config(&self, topic: &Topic) -> Arc<TopicConfig> {
-        let version = self.image().version;
+        let image = self.image();
+        let version = image.version;
         if let Some(cached) = self.topic_configs.get(&topic.id) {
             let (at, config) = cached.value();
             if *at == version {
@@ -126,8 +129,12 @@ impl Core {
             }
         }
         let config = Arc::new(self.resolve_topic_config(topic));
-        self.topic_configs
-            .insert(topic.id, (version, config.clone()));
+        // A caller with an older image must not leave an older config under a newer version.
+        let newest = image.topic_by_id(topic.id);
+        if newest.is_some_and(|newest| std::ptr::eq(&**newest, topic)) {
+            self.topic_configs
+                .insert(topic.id, (version, config.clone()));
+        }
         config
     }
 
@@ -186,6 +193,14 @@ impl Core {
             return Err(ErrorCode::KafkaStorageError);
         }
         Err(ErrorCode::UnknownTopicOrPartition)
+    }
+
+    /// As [`Core::partition`], for appends: a partition that has failed would make them wait.
+    pub(crate) fn writable_partition(&self, id: PartitionId) -> Result<Partition, ErrorCode> {
+        if self.has_failed(id) {
+            return Err(ErrorCode::KafkaStorageError);
+        }
+        self.partition(id)
     }
 
     /// Starts a task that [`Core::close`] waits for.
@@ -251,6 +266,15 @@ impl Core {
     pub(crate) fn forget_failed(&self, id: PartitionId) {
         self.topic_configs.remove(&id.topic);
         self.failed.write().remove(&id);
+    }
+
+    pub(crate) fn has_failed(&self, id: PartitionId) -> bool {
+        self.failed.read().contains_key(&id)
+    }
+
+    /// Those that have failed.
+    pub(super) fn failed_ids(&self) -> Vec<PartitionId> {
+        self.failed.read().keys().copied().collect()
     }
 
     /// How many partitions have failed.

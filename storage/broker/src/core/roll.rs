@@ -17,6 +17,10 @@ impl Core {
     /// Seals the active segment of a partition and opens the next one. Does nothing if `segment` is
     /// no longer the active one.
     pub(crate) async fn roll(&self, id: PartitionId, segment: SegmentId) -> Result<(), ErrorCode> {
+        let _rolling = self.rolling.lock().await;
+        if self.has_failed(id) {
+            return Ok(());
+        }
         let image = self.image();
         let record = image
             .partition(id)
@@ -65,9 +69,10 @@ impl Core {
         for (partition, active) in group {
             match partition.seal_begin().await {
                 Ok(info) if info.segment == active.id => frozen.push((partition, active, info)),
-                Ok(_) => partition.seal_abort().await,
+                Ok(info) => self.thaw(&partition, info.segment).await,
                 Err(error) => {
                     tracing::warn!(partition = ?partition.id(), %error, "segment not sealed");
+                    self.thaw(&partition, active.id).await;
                 }
             }
         }
@@ -91,7 +96,7 @@ impl Core {
         let Applied::SealedAndOpened { results } = applied else {
             panic!("metadata answered a seal with {applied:?}");
         };
-        for ((partition, ..), result) in frozen.iter().zip(results) {
+        for ((partition, active, _), result) in frozen.iter().zip(results) {
             match result {
                 Ok(opened) => {
                     let (id, base, epoch) = (opened.segment, opened.base, opened.epoch);
@@ -105,7 +110,7 @@ impl Core {
                 }
                 Err(error) => {
                     tracing::warn!(partition = ?partition.id(), %error, "seal refused");
-                    partition.seal_abort().await;
+                    self.thaw(partition, active.id).await;
                 }
             }
         }
@@ -135,18 +140,70 @@ impl Core {
 
     /// A refused command changed nothing, so appends go on. Of any other failure nobody knows
     /// whether it was applied: thawing could let a segment grow past its sealed end (`seal-protocol`
-    /// F37), so the partitions stay frozen until a restart, which reads what was decided.
+    /// F37), so the partitions stay frozen until [`Core::resume_failed`] or a restart reads what was
+    /// decided.
     async fn seal_unknown(
         &self,
         frozen: &[(Partition, SegmentRecord, SealInfo)],
         error: &ProposeError,
     ) {
-        for (partition, ..) in frozen {
+        for (partition, active, _) in frozen {
             if matches!(error, ProposeError::Apply(_)) {
-                partition.seal_abort().await;
+                self.thaw(partition, active.id).await;
             } else {
                 tracing::error!(partition = ?partition.id(), %error, "seal of unknown outcome");
                 self.mark_failed(partition.id(), format!("seal of unknown outcome: {error}"));
+            }
+        }
+    }
+
+    /// Lets appends go on in a segment that was not sealed; one that metadata has sealed must not
+    /// grow, and waits for [`Core::resume_failed`].
+    async fn thaw(&self, partition: &Partition, segment: SegmentId) {
+        let image = self.image();
+        // A partition that is gone is removed from the log by whoever had it deleted.
+        let Some(record) = image.partition(partition.id()) else {
+            return;
+        };
+        if record.active().is_some_and(|active| active.id == segment) {
+            partition.seal_abort().await;
+        } else {
+            self.mark_failed(partition.id(), "sealed by another decision".to_owned());
+        }
+    }
+
+    /// Opens the segments that metadata has opened and the log has not: their files could not be
+    /// made, or the outcome of the seal was not known.
+    pub(crate) async fn resume_failed(&self) {
+        let _rolling = self.rolling.lock().await;
+        let image = self.image();
+        for id in self.failed_ids() {
+            let active = image.partition(id).and_then(|record| record.active());
+            let (Some(partition), Some(active)) = (self.log.partition(id), active) else {
+                continue;
+            };
+            let last = partition.segments().pop();
+            let is_behind = last.is_some_and(|last| last.end.is_none() && last.id != active.id);
+            // Freezing once more tells the log which segment is left.
+            if !is_behind || partition.seal_begin().await.is_err() {
+                continue;
+            }
+            let (id, base, epoch) = (active.id, active.base, active.epoch);
+            let end = None;
+            let spec = SegmentSpec {
+                id,
+                base,
+                epoch,
+                end,
+            };
+            match partition.seal_commit(spec).await {
+                Ok(()) => {
+                    tracing::info!(partition = ?partition.id(), "the partition works again");
+                    self.forget_failed(partition.id());
+                }
+                Err(error) => {
+                    tracing::warn!(partition = ?partition.id(), %error, "next segment not opened");
+                }
             }
         }
     }

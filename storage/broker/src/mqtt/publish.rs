@@ -277,7 +277,7 @@ impl Hub {
             index,
         };
         let transient = |code: ErrorCode| PublishError::Transient(code.to_string());
-        self.core.partition(id).map_err(transient)
+        self.core.writable_partition(id).map_err(transient)
     }
 
     /// The append of a record, if the topic takes one of its size.

@@ -2,7 +2,6 @@
 
 use std::{io, sync::Arc};
 
-use mainstem_env::Env;
 use mainstem_record::{BatchHeader, LeaderEpoch, Offset, check_stored};
 
 use super::Tools;
@@ -36,10 +35,7 @@ pub(super) async fn read(
         return Ok(Chunk::empty(read.from));
     };
     let files = tools.files.clone();
-    let result = blocking(&tools.env, move || {
-        read_segment(&files, &segment, &read, bound)
-    })
-    .await;
+    let result = blocking(tools, move || read_segment(&files, &segment, &read, bound)).await;
     match result {
         Ok(chunk) => {
             tools.metrics.read_bytes_file.inc_by(chunk.bytes as u64);
@@ -70,10 +66,18 @@ fn in_range(shared: &Shared, from: Offset) -> Result<Offset, ReadError> {
 
 /// Reads off the async workers.
 pub(super) async fn blocking<T: Send + 'static>(
-    env: &Env,
+    tools: &Tools,
     work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, ReadError> {
-    env.blocking("log-read", work)
+    // Held by the work itself, which goes on if its reader is gone. Never closed.
+    let reader = tools.readers.clone().acquire_owned().await;
+    let work = move || {
+        let _reader = reader;
+        work()
+    };
+    tools
+        .env
+        .blocking("log-read", work)
         .await
         .unwrap_or(Err(ReadError::Io(io::ErrorKind::Interrupted)))
 }

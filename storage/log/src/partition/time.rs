@@ -63,6 +63,21 @@ pub(super) async fn max(shared: &Arc<Shared>, tools: &Tools) -> Result<Found, Re
 async fn search(
     shared: &Arc<Shared>,
     tools: &Tools,
+    look: impl Fn(&Files, &[Arc<Segment>], Range) -> Result<Found, ReadError> + Clone + Send + 'static,
+) -> Result<Found, ReadError> {
+    loop {
+        let start = shared.ends().log_start;
+        let found = search_once(shared, tools, look.clone()).await;
+        // A segment may have been dropped meanwhile: that is no damage.
+        if found.is_ok() || shared.ends().log_start == start {
+            return found;
+        }
+    }
+}
+
+async fn search_once(
+    shared: &Arc<Shared>,
+    tools: &Tools,
     look: impl FnOnce(&Files, &[Arc<Segment>], Range) -> Result<Found, ReadError> + Send + 'static,
 ) -> Result<Found, ReadError> {
     let state = *shared.state.read();
@@ -82,7 +97,7 @@ async fn search(
         readable.cloned().collect()
     };
     let files = tools.files.clone();
-    blocking(&tools.env, move || look(&files, &chain, range)).await
+    blocking(tools, move || look(&files, &chain, range)).await
 }
 
 /// The first record of the range with a timestamp of at least `at_least`.

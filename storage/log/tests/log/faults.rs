@@ -415,9 +415,8 @@ fn subscribers_are_woken_when_there_is_more_to_read_and_not_before() {
             tokio::task::yield_now().await;
         }
         let mut woken = Box::pin(notify.notified());
-        let early = std::future::poll_fn(|context| {
-            Poll::Ready(woken.as_mut().poll(context).is_ready())
-        });
+        let early =
+            std::future::poll_fn(|context| Poll::Ready(woken.as_mut().poll(context).is_ready()));
         assert!(!early.await, "there is nothing to read yet");
         assert_eq!(syncs.let_go(), 1);
         woken.await;

@@ -1,18 +1,18 @@
 //! Partitions and segments coming and going.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use mainstem_env::{Fs, MemFs};
 use mainstem_log::{
-    Ack, Append, AppendError, Flush, LogError, LogEvent, PartitionError, QOS2_HEADER, Qos2Id, Read,
-    ReadError, RollReason,
+    Ack, Append, AppendError, Flush, Log, LogError, LogEvent, LogOptions, Partition,
+    PartitionError, QOS2_HEADER, Qos2Id, Read, ReadError, RollReason,
 };
 use mainstem_record::{Codec, Offset, TimestampMs};
 use tokio::sync::Notify;
 
 use crate::support::{
-    append, batch, batch_of, encoded, options, partition_id, run, segment_spec, settings, spec,
-    start, values,
+    HeldReads, append, batch, batch_of, encoded, inline_env, options, partition_id, run,
+    segment_spec, settings, spec, start, values,
 };
 
 fn memory() -> Arc<dyn Fs> {
@@ -375,5 +375,74 @@ fn malformed_batches_are_refused() {
             partition.append(none).await,
             Err(AppendError::InvalidBatch)
         ));
+    });
+}
+
+/// A partition with "a" in a sealed segment and "b" in the active one, no memory of either, and
+/// reads of files held back.
+async fn sealed_and_active() -> (Partition, HeldReads) {
+    let reads = HeldReads::default();
+    let mut env = inline_env(memory());
+    env.tasks = Arc::new(reads.clone());
+    let options = LogOptions {
+        tail_cache_bytes: 0,
+        ..options()
+    };
+    let registry = prometheus::Registry::new();
+    let (log, _events) = Log::start(env, options, &registry).await.unwrap();
+    let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
+    let ticket = partition.append(append(batch(&["a"]))).await.unwrap();
+    ticket.await.unwrap();
+    partition.seal_begin().await.unwrap();
+    partition.seal_commit(segment_spec(1, 1)).await.unwrap();
+    let ticket = partition.append(append(batch(&["b"]))).await.unwrap();
+    ticket.await.unwrap();
+    (partition, reads)
+}
+
+#[test]
+fn retention_during_a_search_by_time_is_no_damage() {
+    run(async {
+        let (partition, reads) = sealed_and_active().await;
+        let search = partition.find_timestamp(TimestampMs(1));
+        let meanwhile = async {
+            while reads.count() == 0 {
+                tokio::task::yield_now().await;
+            }
+            let first = segment_spec(0, 0).id;
+            partition.drop_segments(&[first], Offset(1)).await.unwrap();
+            // The file is not kept open either.
+            reads.let_go();
+            while reads.count() == 0 {
+                tokio::task::yield_now().await;
+            }
+            reads.let_go();
+        };
+        let env = mainstem_env::Env::real();
+        let both = async { tokio::join!(search, meanwhile) };
+        let (found, ()) = env.timeout(Duration::from_secs(5), both).await.unwrap();
+        assert_eq!(found, Ok(Some((Offset(1), TimestampMs(1)))));
+    });
+}
+
+#[test]
+fn readers_of_old_records_leave_threads_for_the_syncs() {
+    run(async {
+        let (partition, reads) = sealed_and_active().await;
+        let mut readers = tokio::task::JoinSet::new();
+        for _ in 0..300 {
+            let partition = partition.clone();
+            readers.spawn(async move { values(&partition).await });
+        }
+        while !readers.is_empty() {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            assert!(reads.count() <= 64, "{} reads at once", reads.count());
+            reads.let_go();
+            while let Some(done) = readers.try_join_next() {
+                assert_eq!(done.unwrap(), ["a", "b"]);
+            }
+        }
     });
 }

@@ -59,6 +59,35 @@ impl Tasks for HeldSyncs {
     }
 }
 
+/// Runs blocking work at once, except that reads of files wait until they are let go.
+#[derive(Clone, Default)]
+pub(crate) struct HeldReads(Arc<Mutex<Vec<Job>>>);
+
+impl HeldReads {
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    pub(crate) fn let_go(&self) {
+        let jobs = std::mem::take(&mut *self.0.lock());
+        jobs.into_iter().for_each(|job| job());
+    }
+}
+
+impl Tasks for HeldReads {
+    fn spawn(&self, name: &'static str, future: BoxFuture<'static, ()>) {
+        InlineTasks.spawn(name, future);
+    }
+
+    fn blocking(&self, name: &'static str, work: Job) {
+        if name == "log-read" {
+            self.0.lock().push(work);
+        } else {
+            work();
+        }
+    }
+}
+
 /// The real clock, this file system, and blocking work done at once.
 pub(crate) fn inline_env(fs: Arc<dyn Fs>) -> Env {
     let mut env = Env::real().with_fs(fs);

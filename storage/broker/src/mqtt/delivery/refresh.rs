@@ -81,15 +81,16 @@ impl Hub {
                 }
                 // Marks the value as seen before the image is taken: a later one wakes again.
                 changes.borrow_and_update();
-                // A new topic is in the metadata before its partitions are open; the lock is held
-                // until they are.
-                drop(hub.core.topics_change.lock().await);
+                // A new topic is in the metadata before its partitions are open. While this lock is
+                // held, every topic of the image has its partitions open.
+                let topics_stand_still = hub.core.topics_change.lock().await;
                 let image = hub.core.image();
                 let now = hub.seen(&image);
                 if now != before {
                     hub.topics_changed(&image, &before, &now);
                     before = now;
                 }
+                drop(topics_stand_still);
             }
         }
     }
