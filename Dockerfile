@@ -15,7 +15,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends libstdc++6 curl
 COPY --from=build /target/release/mainstem /usr/local/bin/mainstem
 COPY config/mainstem.toml /etc/mainstem/mainstem.toml
 # What Kafka clients are told to connect to; set it to a name that they can reach.
-ENV MAINSTEM_KAFKA_ADVERTISE=localhost:9092
+ENV MAINSTEM_KAFKA_ADVERTISE=127.0.0.1:9092
 USER mainstem
 VOLUME /data
 EXPOSE 9092 1883 8083 9404

@@ -6,18 +6,21 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use mainstem_config::TopicConfig;
 use mainstem_log::{Ack, Append, AppendTicket};
 use mainstem_record::{
-    BatchError, BatchHeader, Codec, Offset, PartitionId, PartitionIndex, TimestampMs, validate,
-    validate_records,
+    BatchError, BatchHeader, Offset, PartitionId, PartitionIndex, RecordsSummary, TimestampMs,
+    TimestampType, stamp_max_timestamp, validate, validate_records,
 };
 
-use crate::{Broker, Caller, TopicRef, error_code::ErrorCode, internal::code_of};
+use crate::{Broker, Caller, TopicRef, core::Core, error_code::ErrorCode, internal::code_of};
 
 /// Replicas that are in sync: this node, until there are others.
 const IN_SYNC_REPLICAS: i32 = 1;
+
+/// Up to how many unpacked bytes a compressed batch is checked on the connection's own task.
+const INLINE_DECOMPRESSED_BYTES: usize = 1 << 20;
 
 /// When a produce counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +86,12 @@ impl From<BatchError> for ProduceError {
     fn from(error: BatchError) -> Self {
         let code = match error {
             BatchError::Codec(_) => ErrorCode::UnsupportedCompressionType,
-            BatchError::Record(_) | BatchError::Count { .. } | BatchError::Magic(_) => {
-                ErrorCode::InvalidRecord
-            }
+            // Not CORRUPT_MESSAGE, which clients send again as it is.
+            BatchError::Record(_)
+            | BatchError::Count { .. }
+            | BatchError::Magic(_)
+            | BatchError::Decompress(_)
+            | BatchError::TooLarge { .. } => ErrorCode::InvalidRecord,
             _ => ErrorCode::CorruptMessage,
         };
         Self::with_message(code, error.to_string())
@@ -140,7 +146,7 @@ impl Broker {
             index,
         })?;
         let config = self.core.topic_config(&topic);
-        self.check_batch(&batch, &config)?;
+        let batch = self.core.checked_batch(batch, &config).await?;
         if acks == Acks::All && config.min_insync_replicas > IN_SYNC_REPLICAS {
             return Err(ErrorCode::NotEnoughReplicas.into());
         }
@@ -157,31 +163,32 @@ impl Broker {
             )),
         }
     }
+}
 
+// === impl Core ===
+
+impl Core {
     /// What Kafka checks of a batch, in its order: size, shape and checksum, marks that are not the
-    /// producer's to set, timestamps, keys.
-    fn check_batch(&self, batch: &[u8], config: &TopicConfig) -> Result<(), ProduceError> {
+    /// producer's to set, every record (also compressed ones: what consumers could not read must
+    /// not enter the log), timestamps, keys. Returns the batch as it is to be stored: as it was
+    /// sent, but for a wrong max timestamp, which look-ups and retention rely on.
+    pub(crate) async fn checked_batch(
+        &self,
+        batch: Bytes,
+        config: &TopicConfig,
+    ) -> Result<Bytes, ProduceError> {
         if batch.len() as i64 > i64::from(config.max_message_bytes) {
             let message = format!(
                 "a batch of {} bytes; max.message.bytes is {}",
                 batch.len(),
                 config.max_message_bytes
             );
-            return Err(ProduceError::with_message(
-                ErrorCode::MessageTooLarge,
-                message,
-            ));
+            let code = ErrorCode::MessageTooLarge;
+            return Err(ProduceError::with_message(code, message));
         }
-        let header = validate(batch)?;
+        let header = validate(&batch)?;
         check_marks(&header)?;
-        self.check_timestamps(&header, config)?;
-        let codec = header.attributes.codec()?;
-        // Compressed batches are opened only where their keys matter: they are stored as sent.
-        if codec != Codec::None && !config.cleanup.compact {
-            return Ok(());
-        }
-        let limit = self.core.config.storage.decompressed_batch_bytes_max;
-        let summary = validate_records(batch, limit)?;
+        let summary = self.read_records(&batch).await?;
         if config.cleanup.compact && summary.any_null_key {
             let message = "a compacted topic takes no record without a key".to_owned();
             return Err(ProduceError {
@@ -190,38 +197,51 @@ impl Broker {
                 record_errors: vec![(0, message)],
             });
         }
-        Ok(())
+        if config.message_timestamp_type == TimestampType::LogAppendTime {
+            return Ok(batch);
+        }
+        self.check_timestamps(&summary, config)?;
+        if summary.max_timestamp == header.max_timestamp {
+            return Ok(batch);
+        }
+        let mut corrected = BytesMut::from(&batch[..]);
+        stamp_max_timestamp(&mut corrected, summary.max_timestamp);
+        Ok(corrected.freeze())
+    }
+
+    /// Walks all records. What unpacks to more than [`INLINE_DECOMPRESSED_BYTES`] does so off the
+    /// async workers: a few KiB can hold a hundred MiB.
+    async fn read_records(&self, batch: &Bytes) -> Result<RecordsSummary, ProduceError> {
+        match validate_records(batch, INLINE_DECOMPRESSED_BYTES) {
+            Err(BatchError::TooLarge { .. }) => {}
+            summary => return Ok(summary?),
+        }
+        let limit = self.config.storage.decompressed_batch_bytes_max;
+        let batch = batch.clone();
+        let work = move || validate_records(&batch, limit);
+        let summary = self.env.blocking("decompress", work).await;
+        Ok(summary.ok_or(ErrorCode::NotLeaderOrFollower)??)
     }
 
     fn check_timestamps(
         &self,
-        header: &BatchHeader,
+        summary: &RecordsSummary,
         config: &TopicConfig,
     ) -> Result<(), ProduceError> {
-        if config.message_timestamp_type == mainstem_record::TimestampType::LogAppendTime {
+        let now = self.env.wall_ms();
+        let (min, max) = (summary.min_timestamp.0, summary.max_timestamp.0);
+        let is_ahead = max.saturating_sub(now) > config.timestamp_after_max_ms;
+        let is_behind = now.saturating_sub(min) > config.timestamp_before_max_ms;
+        if !is_ahead && !is_behind {
             return Ok(());
         }
-        let ahead = header
-            .max_timestamp
-            .0
-            .saturating_sub(self.core.env.wall_ms());
-        let behind = self
-            .core
-            .env
-            .wall_ms()
-            .saturating_sub(header.max_timestamp.0);
-        if ahead > config.timestamp_after_max_ms || behind > config.timestamp_before_max_ms {
-            let message = format!(
-                "timestamp {} is outside message.timestamp.before.max.ms and \
-                 message.timestamp.after.max.ms of this topic",
-                header.max_timestamp.0
-            );
-            return Err(ProduceError::with_message(
-                ErrorCode::InvalidTimestamp,
-                message,
-            ));
-        }
-        Ok(())
+        let message = format!(
+            "timestamp {} is outside message.timestamp.before.max.ms and \
+             message.timestamp.after.max.ms of this topic",
+            if is_ahead { max } else { min }
+        );
+        let code = ErrorCode::InvalidTimestamp;
+        Err(ProduceError::with_message(code, message))
     }
 }
 
@@ -236,6 +256,8 @@ fn check_marks(header: &BatchHeader) -> Result<(), ProduceError> {
         "transactions are not supported yet"
     } else if attributes.has_delete_horizon() {
         "the delete horizon is set by the broker alone"
+    } else if attributes.timestamp_type() == TimestampType::LogAppendTime {
+        "the timestamp type is set by the broker alone"
     } else if header.has_producer() && header.base_sequence.0 < 0 {
         "an idempotent batch needs a sequence number"
     } else {
@@ -246,3 +268,6 @@ fn check_marks(header: &BatchHeader) -> Result<(), ProduceError> {
         refused,
     ))
 }
+
+#[cfg(test)]
+mod tests;

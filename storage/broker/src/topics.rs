@@ -233,8 +233,8 @@ impl Broker {
         request: NewTopicRequest,
         validate_only: bool,
     ) -> Result<CreatedTopic, TopicError> {
-        check_new_name(&request.name)?;
         let image = self.core.image();
+        check_new_name(&image, &request.name)?;
         if image.topic(&request.name).is_some() {
             let message = format!("topic '{}' already exists", request.name);
             return Err(TopicError::new(ErrorCode::TopicAlreadyExists, message));
@@ -332,7 +332,7 @@ impl Broker {
         _caller: &Caller,
         name: &str,
     ) -> Result<Arc<Topic>, TopicError> {
-        check_new_name(name)?;
+        check_new_name(&self.core.image(), name)?;
         if !self.core.config.kafka.auto_create_topics {
             let message =
                 format!("topic '{name}' does not exist and auto.create.topics.enable is off");
@@ -444,10 +444,21 @@ impl Broker {
     }
 }
 
-fn check_new_name(name: &str) -> Result<(), TopicError> {
+fn check_new_name(image: &Image, name: &str) -> Result<(), TopicError> {
     if !is_legal_topic_name(name) {
         let message = "a topic name has 1 to 249 of the characters a-z A-Z 0-9 . _ - \
                        and is not '.' or '..'";
+        return Err(TopicError::new(ErrorCode::InvalidTopicException, message));
+    }
+    // As in Kafka: such names would be one in the metrics of most tools.
+    let folded = name.replace('.', "_");
+    let other = image
+        .topics
+        .keys()
+        .find(|other| *other != name && other.replace('.', "_") == folded);
+    if let Some(other) = other.filter(|_| name.contains(['.', '_'])) {
+        let message =
+            format!("topic '{name}' collides with topic '{other}': '.' and '_' count as one");
         return Err(TopicError::new(ErrorCode::InvalidTopicException, message));
     }
     Ok(())

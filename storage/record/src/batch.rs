@@ -345,6 +345,19 @@ pub fn stamp_log_append_time(batch: &mut [u8], now: TimestampMs) {
     put(batch, CRC_AT, crc.to_be_bytes());
 }
 
+/// Corrects the max timestamp of `batch`, in place, and computes the checksum anew. For batches whose
+/// header does not say what their records do; look-ups by time and retention rely on it.
+///
+/// `batch` is exactly one validated batch; anything shorter than a header is left alone.
+pub fn stamp_max_timestamp(batch: &mut [u8], max: TimestampMs) {
+    if batch.len() < BATCH_HEADER_BYTES {
+        return;
+    }
+    put(batch, MAX_TIMESTAMP_AT, max.0.to_be_bytes());
+    let crc = checksum(batch);
+    put(batch, CRC_AT, crc.to_be_bytes());
+}
+
 /// Overwrites the field at `at`; the callers have made sure that it is there.
 pub(crate) fn put<const N: usize>(batch: &mut [u8], at: usize, field: [u8; N]) {
     if let Some(target) = batch.get_mut(at..at + N) {

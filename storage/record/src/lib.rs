@@ -21,7 +21,7 @@ pub mod varint;
 
 pub use batch::{
     Attributes, BATCH_HEADER_BYTES, BatchError, BatchHeader, Batches, LOG_OVERHEAD_BYTES,
-    TimestampType, check_stored, stamp, stamp_log_append_time, validate,
+    TimestampType, check_stored, stamp, stamp_log_append_time, stamp_max_timestamp, validate,
 };
 pub use builder::{BatchBuilder, BatchOptions, EncodedRecord};
 pub use compression::{Codec, CodecError, compress, decompress};

@@ -125,6 +125,8 @@ pub struct Headers<'a> {
 pub struct RecordsSummary {
     /// At least one record has a null key, which a compacted topic refuses.
     pub any_null_key: bool,
+    /// The smallest timestamp of the records ([`TimestampMs::NONE`] if there are none).
+    pub min_timestamp: TimestampMs,
     /// The largest timestamp of the records ([`TimestampMs::NONE`] if there are none).
     pub max_timestamp: TimestampMs,
 }
@@ -159,16 +161,18 @@ pub fn validate_records(
 ) -> Result<RecordsSummary, BatchError> {
     let records = records(batch, decompressed_bytes_max)?;
     let mut any_null_key = false;
-    let mut max_timestamp: Option<TimestampMs> = None;
+    let mut range: Option<(TimestampMs, TimestampMs)> = None;
     for record in records.iter() {
         let record = record?;
         any_null_key |= record.key.is_none();
-        // `None` is below every timestamp.
-        max_timestamp = max_timestamp.max(Some(record.timestamp));
+        let (min, max) = range.unwrap_or((record.timestamp, record.timestamp));
+        range = Some((min.min(record.timestamp), max.max(record.timestamp)));
     }
+    let (min_timestamp, max_timestamp) = range.unwrap_or((TimestampMs::NONE, TimestampMs::NONE));
     Ok(RecordsSummary {
         any_null_key,
-        max_timestamp: max_timestamp.unwrap_or(TimestampMs::NONE),
+        min_timestamp,
+        max_timestamp,
     })
 }
 

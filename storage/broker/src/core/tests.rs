@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{BrokerDeps, Core};
 use crate::{error_code::ErrorCode, topics::NewTopic};
 
-async fn start() -> (Arc<Core>, PartitionId, Partition) {
+pub(crate) async fn start() -> (Arc<Core>, PartitionId, Partition) {
     let env = Env::real().with_fs(Arc::new(MemFs::new()));
     let options = MetadataOptions {
         dir: PathBuf::from("/metadata"),
