@@ -9,12 +9,16 @@ use mainstem_broker::{Broker, BrokerDeps, BrokerError};
 use mainstem_config::Config;
 use mainstem_env::{Env, Listener};
 use mainstem_kafka::{KafkaDeps, KafkaError, KafkaProtocol};
-use mainstem_log::{Log, LogError, LogOptions};
+use mainstem_log::{Log, LogError, LogEvent, LogOptions};
 use mainstem_metadata::{Metadata, MetadataError, MetadataOptions, StoreKind};
 use mainstem_mqtt::{MqttDeps, MqttProtocol, Transport};
 use mainstem_net::{Bound, ListenerOptions, Listening, NetError, NetMetrics};
+use mainstem_record::BrokerId;
 use prometheus::Registry;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -100,7 +104,7 @@ async fn start(
     let bound = Listeners::bind(&env, &config).await?;
     let advertise = advertised(&config, bound.kafka.local_addr)?;
     let metadata = Metadata::start(env.clone(), options).await?;
-    let (log, log_events) = Log::start(env.clone(), log_options(&config), &registry).await?;
+    let (log, log_events) = start_log(&env, &config, &metadata, &registry).await?;
     let broker = Broker::start(BrokerDeps {
         env: env.clone(),
         config: config.clone(),
@@ -236,6 +240,23 @@ fn advertised(config: &Config, listening: SocketAddr) -> Result<(String, u16), S
     Ok((host.trim_matches(['[', ']']).to_owned(), port))
 }
 
+/// A node that is registered has had a log: without it, it must not pose as one that is new.
+async fn start_log(
+    env: &Env,
+    config: &Config,
+    metadata: &Metadata,
+    registry: &Registry,
+) -> Result<(Log, mpsc::Receiver<LogEvent>), LogError> {
+    let broker = BrokerId(config.node_id);
+    let is_known = metadata.image().brokers.contains_key(&broker);
+    let options = log_options(config);
+    if is_known {
+        Log::start_existing(env.clone(), options, registry).await
+    } else {
+        Log::start(env.clone(), options, registry).await
+    }
+}
+
 fn log_options(config: &Config) -> LogOptions {
     let storage = &config.storage;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -290,5 +311,56 @@ impl Node {
         }
         self.admin_stop.cancel();
         tracing::info!("drained");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstem_env::{Fs, MemFs};
+    use mainstem_metadata::{Command, Identity};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn registered_node_without_its_log_does_not_start() {
+        let fs = Arc::new(MemFs::new());
+        let env = Env::real().with_fs(fs.clone());
+        let config = Config {
+            data_dir: "/data".into(),
+            ..Config::default()
+        };
+        let (dir, log_dir) = (config.data_dir.clone(), config.data_dir.join("log"));
+        fs.create_dir_all(&dir).expect("directory");
+        let node_id = 1;
+        let identity = Identity::load_or_create(&env, &dir, node_id)
+            .await
+            .expect("identity");
+        let store = StoreKind::Memory;
+        let options = MetadataOptions {
+            dir,
+            node_id,
+            store,
+        };
+        let metadata = Metadata::start(env.clone(), options)
+            .await
+            .expect("metadata");
+        let start = async || start_log(&env, &config, &metadata, &Registry::new()).await;
+
+        let (log, _events) = start().await.expect("the first start makes it");
+        log.close().await.expect("closed");
+        let register = Command::RegisterBroker {
+            broker: BrokerId(config.node_id),
+            directory_id: identity.directory_id,
+            expected: None,
+            listeners: Default::default(),
+        };
+        metadata.propose(register).await.expect("registered");
+        let (log, _events) = start().await.expect("it is there");
+        log.close().await.expect("closed");
+
+        fs.remove_dir_all(&log_dir).expect("removed");
+        let error = ServeError::from(start().await.expect_err("it is lost")).to_string();
+        assert!(error.contains("/data/log"), "{error}");
+        assert!(!fs.exists(&log_dir).expect("looked"));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     table::section,
-    value::{BOOLEAN, int_from, ints, long_from},
+    value::{Allowed, BOOLEAN, int_from, ints, long_from},
 };
 
 pub use group::GroupConfig;
@@ -16,7 +16,7 @@ section! {
         "auto.create.topics.enable" => auto_create_topics: bool = true, Boolean, BOOLEAN;
         /// Replicas of a topic that is made without saying how many.
         "default.replication.factor" => default_replication_factor: i16 = 1, Int,
-            ints(1, i16::MAX as i128);
+            Allowed::Only("1", "until nodes can form a cluster");
         /// Bytes of the largest request; a larger one closes its connection before anything is
         /// allocated.
         "socket.request.max.bytes" => request_bytes_max: usize = 104_857_600, Int, int_from(1024);

@@ -16,6 +16,11 @@ use crate::{
 };
 
 /// Every variable of the environment that begins so must be a key.
+///
+/// Those are left aside that Kubernetes sets in the pods beside a Service called `mainstem` and that
+/// are nobody's wish: `MAINSTEM_PORT`, `MAINSTEM_PORT_<number>_<TCP|UDP|SCTP>` alone or with `_PROTO`,
+/// `_PORT` or `_ADDR`, `MAINSTEM_SERVICE_HOST`, and `MAINSTEM_SERVICE_PORT` alone or with `_<NAME>`. A
+/// Service whose name only begins with `mainstem-` needs `enableServiceLinks: false` in the pods.
 pub const ENV_PREFIX: &str = "MAINSTEM_";
 /// Bytes of the largest configuration file.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -177,6 +182,7 @@ impl Loader {
             let place = Place::Env { name: name.clone() };
             match by_variable.get(name) {
                 Some(key) => self.set(key.name, value, place),
+                None if is_service_link(name) => {}
                 None => {
                     let bare = name.strip_prefix(ENV_PREFIX).unwrap_or(name);
                     let dotted = bare.to_ascii_lowercase().replace('_', ".");
@@ -211,6 +217,29 @@ impl Loader {
             problem,
         });
     }
+}
+
+/// Whether Kubernetes makes a variable of this name for a Service called `mainstem`.
+fn is_service_link(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(ENV_PREFIX) else {
+        return false;
+    };
+    let is_port_name = |text: &str| {
+        let legal = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        !text.is_empty() && text.chars().all(legal)
+    };
+    matches!(rest, "PORT" | "SERVICE_HOST" | "SERVICE_PORT")
+        || rest.strip_prefix("SERVICE_PORT_").is_some_and(is_port_name)
+        || rest.strip_prefix("PORT_").is_some_and(is_linked_port)
+}
+
+/// `<number>_<protocol>`, alone or with a detail.
+fn is_linked_port(text: &str) -> bool {
+    let mut parts = text.split('_');
+    let number = parts.next().is_some_and(|part| part.parse::<u16>().is_ok());
+    let protocol = matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"));
+    let detail = matches!(parts.next(), None | Some("PROTO" | "PORT" | "ADDR"));
+    number && protocol && detail && parts.next().is_none()
 }
 
 /// The variable of the environment that sets a key.

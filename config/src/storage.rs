@@ -16,8 +16,7 @@ section! {
         /// Bytes of appends that may wait in one shard before producers are held back.
         "mainstem.shard.inflight.bytes" => shard_inflight_bytes_max: usize = 67_108_864, Long,
             long_from(1_048_576);
-        /// Bytes of log between two entries of a segment's index. Also the default of the topic
-        /// config `index.interval.bytes`.
+        /// Bytes of log between two entries of a segment's index, for all topics.
         "log.index.interval.bytes" => index_interval_bytes: u32 = 4096, Int, int_from(1024);
         /// With `mainstem.flush = interval`: bytes of a partition not yet synced that start a sync.
         "mainstem.flush.interval.bytes" => flush_interval_bytes: u64 = 1_048_576, Long, long_from(1);
@@ -33,8 +32,9 @@ section! {
         /// Bytes that one compressed batch may grow to when it is read; more is refused.
         "mainstem.decompressed.batch.max.bytes" => decompressed_batch_bytes_max: usize = 134_217_728,
             Int, int_from(65_536);
-        /// Milliseconds between the deletion of a segment in metadata and the removal of its files.
-        /// Also the default of the topic config `file.delete.delay.ms`.
+        /// Kept for tools: has no effect yet because the files of a deleted segment are removed at
+        /// once. Milliseconds that they are to be kept; also the default of the topic config
+        /// `file.delete.delay.ms`.
         "log.segment.delete.delay.ms" => file_delete_delay_ms: u64 = 60_000, Long, long_from(0);
     }
     also {}

@@ -99,7 +99,8 @@ const NO_REMOTE: &str = "segments in object storage are not built yet";
 
 topic_table! {
     /// What retention does with old records: `delete` them by age and size, `compact` them to the
-    /// last one of each key, or both.
+    /// last one of each key, or both. Compaction is not built yet: `compact` alone keeps every record,
+    /// with `delete` it adds nothing.
     "cleanup.policy" / Some("log.cleanup.policy") => cleanup: CleanupPolicy = CleanupPolicy::DELETE,
         List, Allowed::Any("delete, compact or compact,delete");
     /// Milliseconds that a record is kept; -1: no limit.
@@ -112,8 +113,8 @@ topic_table! {
         int_from(16_384);
     /// Milliseconds after which a segment is sealed although it is not full.
     "segment.ms" / Some("log.roll.ms") => segment_ms: i64 = 604_800_000, Long, long_from(1);
-    /// Milliseconds, random up to this, by which `segment.ms` is shortened so that partitions do not
-    /// all roll at once.
+    /// Kept for tools: has no effect yet because `segment.ms` is used as it is.
+    /// Milliseconds, random up to this, by which that is to be shortened.
     "segment.jitter.ms" / Some("log.roll.jitter.ms") => segment_jitter_ms: i64 = 0, Long, long_from(0);
     /// Bytes of the largest record batch that is accepted, after compression.
     "max.message.bytes" / Some("message.max.bytes") => max_message_bytes: i32 = 1_048_588, Int,
@@ -122,13 +123,14 @@ topic_table! {
     "compression.type" / Some("compression.type") => compression_type: CompressionType =
         CompressionType::Producer, String,
         Allowed::Only("producer", "recompression by the broker is not built yet");
-    /// The level of gzip, should the broker compress; -1: gzip's default.
+    /// Kept for tools: has no effect yet because the broker does not compress. The level of gzip;
+    /// -1: gzip's default.
     "compression.gzip.level" / Some("compression.gzip.level") => compression_gzip_level: i32 = -1, Int,
         Allowed::Matching(is_gzip_level, "an integer from 1 to 9, or -1");
-    /// The level of lz4, should the broker compress.
+    /// Kept for tools: has no effect yet because the broker does not compress. The level of lz4.
     "compression.lz4.level" / Some("compression.lz4.level") => compression_lz4_level: i32 = 9, Int,
         ints(1, 17);
-    /// The level of zstd, should the broker compress.
+    /// Kept for tools: has no effect yet because the broker does not compress. The level of zstd.
     "compression.zstd.level" / Some("compression.zstd.level") => compression_zstd_level: i32 = 3, Int,
         ints(-131_072, 22);
     /// Whose clock a record's timestamp tells: the producer's (`CreateTime`) or the broker's
@@ -145,19 +147,24 @@ topic_table! {
     /// Replicas that must have a record before acks=all is answered.
     "min.insync.replicas" / Some("min.insync.replicas") => min_insync_replicas: i32 = 1, Int,
         int_from(1);
-    /// Milliseconds that compaction keeps a tombstone.
+    /// Kept for tools: has no effect yet because compaction is not built. Milliseconds that it is
+    /// to keep a tombstone.
     "delete.retention.ms" / Some("log.cleaner.delete.retention.ms") => delete_retention_ms: i64 =
         86_400_000, Long, long_from(0);
-    /// The share of not yet compacted bytes from which on a partition is compacted.
+    /// Kept for tools: has no effect yet because compaction is not built. The share of not yet
+    /// compacted bytes from which on a partition is to be compacted.
     "min.cleanable.dirty.ratio" / Some("log.cleaner.min.cleanable.ratio") => min_cleanable_dirty_ratio:
         f64 = 0.5, Double, Allowed::Ratio;
-    /// Milliseconds that a record is left alone by compaction.
+    /// Kept for tools: has no effect yet because compaction is not built. Milliseconds that it is
+    /// to leave a record alone.
     "min.compaction.lag.ms" / Some("log.cleaner.min.compaction.lag.ms") => min_compaction_lag_ms: i64 =
         0, Long, long_from(0);
-    /// Milliseconds after which a record must be compacted.
+    /// Kept for tools: has no effect yet because compaction is not built. Milliseconds after which
+    /// a record is to be compacted at the latest.
     "max.compaction.lag.ms" / Some("log.cleaner.max.compaction.lag.ms") => max_compaction_lag_ms: i64 =
         i64::MAX, Long, long_from(1);
-    /// Milliseconds between the deletion of a segment and the removal of its files.
+    /// Kept for tools: has no effect yet because the files of a deleted segment are removed at
+    /// once. Milliseconds that they are to be kept.
     "file.delete.delay.ms" / Some("log.segment.delete.delay.ms") => file_delete_delay_ms: u64 = 60_000,
         Long, long_from(0);
     /// When acknowledged records are on the disk: `always` before the acknowledgement, `interval`
@@ -172,7 +179,8 @@ topic_table! {
     /// Milliseconds after which a sync is forced; any value but the default means
     /// `mainstem.flush = interval`.
     "flush.ms" / Some("log.flush.interval.ms") => flush_ms: i64 = i64::MAX, Long, long_from(0);
-    /// Bytes of log between two entries of a segment's index.
+    /// Kept for tools: has no effect yet because the broker's `log.index.interval.bytes` holds for
+    /// all topics. Bytes of log between two entries of a segment's index.
     "index.interval.bytes" / Some("log.index.interval.bytes") => index_interval_bytes: u32 = 4096, Int,
         int_from(1024);
     /// Kept for tools; our index needs no size.
@@ -180,7 +188,8 @@ topic_table! {
         Int, int_from(4);
     /// Kept for tools; segments are never preallocated.
     "preallocate" / Some("log.preallocate") => preallocate: bool = false, Boolean, BOOLEAN;
-    /// Whether a replica that may lack acknowledged records may lead when no other is left.
+    /// Kept for tools: has no effect yet because nodes cannot form a cluster. Whether a replica
+    /// that may lack acknowledged records is to lead when no other is left.
     "unclean.leader.election.enable" / Some("unclean.leader.election.enable") =>
         unclean_leader_election: bool = false, Boolean, BOOLEAN;
     /// Kept for tools; replication is not throttled.
@@ -198,18 +207,21 @@ topic_table! {
     /// Whether segments leave object storage when tiering is turned off.
     "remote.log.delete.on.disable" / None => remote_log_delete_on_disable: bool = false, Boolean,
         Allowed::Only("false", NO_REMOTE);
-    /// Milliseconds that a tiered record is kept locally too; -2: as `retention.ms`.
+    /// Kept for tools: has no effect yet because segments in object storage are not built.
+    /// Milliseconds that a tiered record is to be kept locally too; -2: as `retention.ms`.
     "local.retention.ms" / Some("log.local.retention.ms") => local_retention_ms: i64 = -2, Long,
         long_from(-2);
-    /// Bytes of tiered segments that are kept locally too; -2: as `retention.bytes`.
+    /// Kept for tools: has no effect yet because segments in object storage are not built. Bytes
+    /// of tiered segments that are to be kept locally too; -2: as `retention.bytes`.
     "local.retention.bytes" / Some("log.local.retention.bytes") => local_retention_bytes: i64 = -2,
         Long, long_from(-2);
     /// What MQTT clients may do with the topic; `auto`: both, but nothing with internal topics,
     /// names that begin with `_` and compacted topics.
     "mqtt.access" / Some("mqtt.access") => mqtt_access: Option<MqttAccess> = None, String,
         Allowed::OneOf(&["auto", "none", "read", "write", "both"]);
-    /// Whether MQTT subscribers wait for transactions to end (`read_committed`) or see their records
-    /// at once (`read_uncommitted`).
+    /// Kept for tools: has no effect yet because transactions are not built. Whether MQTT
+    /// subscribers are to wait for transactions to end (`read_committed`) or see their records at once
+    /// (`read_uncommitted`).
     "mqtt.isolation" / Some("mqtt.isolation") => mqtt_isolation: Isolation = Isolation::ReadCommitted,
         String, Allowed::OneOf(&["read_committed", "read_uncommitted"]);
 }

@@ -300,3 +300,42 @@ def test_messages_of_many_subscribers_are_not_mixed_up(devices):
             publisher.publish(f"many/{number}/{part}", f"{number}.{part}".encode())
     for number, subscriber in enumerate(subscribers):
         subscriber.expect_payloads(*(f"{number}.{part}".encode() for part in range(5)))
+
+
+# === clients that go away ===
+
+
+def fire_and_forget(broker, client_id, topic):
+    """CONNECT, PUBLISH at QoS 0, DISCONNECT and close, without waiting for more than CONNACK."""
+    with socket.create_connection(("127.0.0.1", broker.mqtt_port), 10) as client:
+        client.sendall(connect_packet(client_id, 60, 4))
+        client.settimeout(10)
+        assert client.recv(4) == b"\x20\x02\x00\x00"
+        name = topic.encode()
+        body = len(name).to_bytes(2, "big") + name + b"m"
+        client.sendall(bytes([0x30, len(body)]) + body + b"\xe0\x00")
+
+
+def test_a_publish_before_a_goodbye_is_not_lost(broker, devices):
+    subscriber = devices().start()
+    subscriber.subscribe("goodbye/#", qos=1)
+    for i in range(20):
+        fire_and_forget(broker, f"goodbye-{i}", f"goodbye/{i}")
+    until(lambda: len(subscriber.received) >= 20, lambda: f"{len(subscriber.received)} of 20")
+
+
+def test_a_topic_that_is_being_made_when_its_client_goes_outlives_it(broker, devices):
+    subscriber = devices().start()
+    subscriber.subscribe("#", qos=1)
+    names = [f"half-made-{i}" for i in range(20)]
+    for name in names:
+        fire_and_forget(broker, "hasty", f"{name}/a")
+        # The same client id at once: the first connection, if it still works, is taken over.
+        assert devices("hasty").start().publish(f"{name}/b", b"m") == 0
+    wanted = {f"{name}/b" for name in names}
+    until(
+        lambda: wanted <= {m.topic for m in subscriber.received},
+        lambda: f"missing: {wanted - {m.topic for m in subscriber.received}}",
+    )
+    records = Confluent(broker, broker.directory).consume(names)
+    assert all(found[-1].key == b"b" for found in records.values())

@@ -724,12 +724,16 @@ fn a_reader_that_does_not_read_holds_nobody_up() {
 
 #[test]
 fn a_storm_of_takeovers_leaves_one_session() {
+    const SESSION_TAKEN_OVER: u8 = 0x8e;
     let mut node = Node::start();
     let mut bystanders = Bystanders::of(&node);
-    let held: Vec<_> = (0..200)
+    let mut held: Vec<_> = (0..200)
         .map(|_| Connection::session(node.mqtt(), "contested", 5))
         .collect();
-    let mut last = held.into_iter().last().expect("a connection");
+    let mut last = held.pop().expect("a connection");
+    for displaced in &mut held {
+        assert_eq!(reason(&displaced.receive_all()), Some(SESSION_TAKEN_OVER));
+    }
     last.ping();
     assert_eq!(last.subscribe("contested/x", 0), 0);
     bystanders.check(&mut node, "takeovers");

@@ -70,6 +70,60 @@ fn later_layers_win() {
 }
 
 #[test]
+fn variables_that_kubernetes_makes_of_a_service_are_left_aside() {
+    let made = [
+        "MAINSTEM_PORT",
+        "MAINSTEM_PORT_9092_TCP",
+        "MAINSTEM_PORT_9092_TCP_ADDR",
+        "MAINSTEM_PORT_9092_TCP_PORT",
+        "MAINSTEM_PORT_9092_TCP_PROTO",
+        "MAINSTEM_PORT_1883_UDP",
+        "MAINSTEM_SERVICE_HOST",
+        "MAINSTEM_SERVICE_PORT",
+        "MAINSTEM_SERVICE_PORT_MQTT_WS",
+    ];
+    for name in made {
+        assert!(broker_keys().iter().all(|key| env_name(key.name) != name));
+    }
+    let mut sources = Sources {
+        env: made
+            .map(|name| (name.into(), "tcp://10.0.0.7:1".into()))
+            .to_vec(),
+        ..Sources::default()
+    };
+    sources.env.extend(pairs(&[("MAINSTEM_NODE_ID", "3")]));
+    assert_eq!(load(sources).expect("valid").node_id, 3);
+    for typo in [
+        "MAINSTEM_PORTS",
+        "MAINSTEM_PORT_",
+        "MAINSTEM_PORT_KAFKA",
+        "MAINSTEM_PORT_99999_TCP",
+        "MAINSTEM_PORT_9092",
+        "MAINSTEM_PORT_9092_TCP_",
+        "MAINSTEM_PORT_9092_TCP_ADDR_X",
+        "MAINSTEM_SERVICE",
+        "MAINSTEM_SERVICE_PORT_",
+        "MAINSTEM_SERVICE_PORT_mqtt",
+        "MAINSTEM_MQTT_SERVICE_HOST",
+    ] {
+        let sources = Sources {
+            env: pairs(&[(typo, "1")]),
+            ..Sources::default()
+        };
+        assert!(failure(sources).contains("there is no such key"), "{typo}");
+    }
+}
+
+#[test]
+fn more_replicas_than_a_lone_node_can_hold_are_refused_as_a_default() {
+    assert!(load(flags(&[("default.replication.factor", "1")])).is_ok());
+    assert_eq!(
+        failure(flags(&[("default.replication.factor", "3")])),
+        "command line: default.replication.factor: \"3\" is not allowed: expected 1 (until nodes can form a cluster)"
+    );
+}
+
+#[test]
 fn tables_dots_and_quoted_dots_are_the_same() {
     let forms = [
         "mqtt.ws.listen = \"127.0.0.1:1\"",

@@ -103,6 +103,42 @@ fn every_key_takes_its_default_and_shows_it_again() {
 }
 
 #[test]
+fn keys_without_effect_say_so_and_why() {
+    let idle = [
+        "segment.jitter.ms",
+        "compression.gzip.level",
+        "compression.lz4.level",
+        "compression.zstd.level",
+        "delete.retention.ms",
+        "min.cleanable.dirty.ratio",
+        "min.compaction.lag.ms",
+        "max.compaction.lag.ms",
+        "file.delete.delay.ms",
+        "index.interval.bytes",
+        "unclean.leader.election.enable",
+        "local.retention.ms",
+        "local.retention.bytes",
+        "mqtt.isolation",
+    ];
+    let says_so = |doc: &str| doc.starts_with("Kept for tools: has no effect yet because ");
+    for name in idle {
+        let key = topic_key(name).expect(name);
+        assert!(says_so(key.doc), "{name}: {}", key.doc);
+        let Some(broker) = key.broker_synonym.and_then(broker_key) else {
+            continue;
+        };
+        // Of these the broker's own value is used.
+        let has_effect = broker.name == "log.index.interval.bytes";
+        assert_eq!(says_so(broker.doc), !has_effect, "{}", broker.name);
+    }
+    for key in topic_keys() {
+        assert_eq!(says_so(key.doc), idle.contains(&key.name), "{}", key.name);
+    }
+    let policy = topic_key("cleanup.policy").expect("a key");
+    assert!(policy.doc.contains("Compaction is not built yet"));
+}
+
+#[test]
 fn every_broker_synonym_sets_the_default_of_all_topics() {
     for key in topic_keys() {
         let Some(synonym) = key.broker_synonym else {

@@ -124,6 +124,22 @@ pub enum ReadError {
     Io(io::ErrorKind),
 }
 
+/// Why the format of a log cannot be told, or read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FormatDamage {
+    /// Its checksum or its first bytes are wrong.
+    #[error("damaged: it does not tell the format of the log any more; restore the directory")]
+    Bytes,
+    /// A newer version of Mainstem has written it.
+    #[error("format version {found}, but this version of Mainstem knows only version {known}")]
+    Version {
+        /// What it says.
+        found: u32,
+        /// What can be read.
+        known: u32,
+    },
+}
+
 /// Why the log as a whole could not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -134,6 +150,24 @@ pub enum LogError {
         path: PathBuf,
         /// How.
         source: io::Error,
+    },
+    /// The directory, or a part of it, is gone. Nothing was made in its place.
+    #[error(
+        "the log directory {dir} has lost the data that this node stored in it: {missing} is missing; mount or restore it, or remove the whole data directory to begin without its records"
+    )]
+    Lost {
+        /// The directory of the log.
+        dir: PathBuf,
+        /// What is not there.
+        missing: PathBuf,
+    },
+    /// The file that tells the format of the log cannot be used. Nothing was changed.
+    #[error("{path}: {damage}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        damage: FormatDamage,
     },
     /// A metric of this name is there already.
     #[error("cannot register the metrics: {0}")]

@@ -6,7 +6,8 @@
 //! # Concepts
 //! - A **partition** is a chain of **segments**; only the last one is active. A segment file is
 //!   concatenated record batches of version 2 and nothing else; names are in `paths.rs`, the index
-//!   file of a sealed segment in `index_file.rs`, the file of synced points in `checkpoint.rs`.
+//!   file of a sealed segment in `index_file.rs`, the file of synced points in `checkpoint.rs`, the
+//!   files that tell the format and a clean stop in `dir.rs`.
 //! - An **I/O shard** is a task that owns the active segments of its partitions ([`Log`] spreads
 //!   them by hash). It takes everything that waits, stamps offsets, makes one vectored write per
 //!   segment, and completes tickets. Syncs, directory operations and reads of files run on the
@@ -22,6 +23,7 @@
 //! - Under [`Flush::Always`] nothing is acknowledged as durable, or read, before a successful sync
 //!   that began after the write. A failed sync is never repeated: the shard stops acknowledging.
 //! - Nothing below a synced point is ever cut. What is found damaged there is reported.
+//! - A directory of which something is known is never made anew: its loss ends the start.
 //!
 //! # Order of a clean stop
 //! [`Log::close`]: inboxes close, what they hold is written, everything is synced, snapshots of
@@ -32,6 +34,7 @@ mod append;
 mod cache;
 mod checkpoint;
 mod dedupe;
+mod dir;
 mod error;
 mod event;
 mod files;
@@ -55,7 +58,7 @@ mod syncer;
 mod writer;
 
 pub use append::{Ack, Append, AppendTicket, Appended, Qos2Id};
-pub use error::{AppendError, LogError, PartitionError, ReadError};
+pub use error::{AppendError, FormatDamage, LogError, PartitionError, ReadError};
 pub use event::{EVENTS_MAX, LogEvent, PartitionFailure, RollReason, ShardFailure, ShardHealth};
 pub use log::Log;
 pub use options::LogOptions;

@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::{
     checkpoint::Checkpoint,
+    dir::{leave_mark, prepare},
     error::{LogError, PartitionError},
     event::{EVENTS_MAX, LogEvent, ShardHealth},
     files::Files,
@@ -26,6 +27,7 @@ use crate::{
     recovery::{RecoverOptions, Recovered, recover},
     shard::{Core, Shard},
     shared::{Shared, State, Status},
+    space::SpaceAlarm,
     spec::PartitionSpec,
 };
 
@@ -76,12 +78,34 @@ impl Log {
         options: LogOptions,
         metrics_registry: &prometheus::Registry,
     ) -> Result<(Self, mpsc::Receiver<LogEvent>), LogError> {
+        Self::start_in(env, options, metrics_registry, false).await
+    }
+
+    /// Starts the log as [`Log::start`] does, in a directory that an earlier start has made: one
+    /// that is gone is not made anew.
+    ///
+    /// # Errors
+    /// [`LogError::Lost`], with everything left as it was; [`LogError`].
+    pub async fn start_existing(
+        env: Env,
+        options: LogOptions,
+        metrics_registry: &prometheus::Registry,
+    ) -> Result<(Self, mpsc::Receiver<LogEvent>), LogError> {
+        Self::start_in(env, options, metrics_registry, true).await
+    }
+
+    async fn start_in(
+        env: Env,
+        options: LogOptions,
+        metrics_registry: &prometheus::Registry,
+        must_exist: bool,
+    ) -> Result<(Self, mpsc::Receiver<LogEvent>), LogError> {
         if options.shards == 0 {
             return Err(LogError::Options("the log needs at least one shard"));
         }
         let metrics = Metrics::register(metrics_registry)?;
         let options = Arc::new(options);
-        let (clean_run, checkpoint) = prepare(&env, &options).await?;
+        let (clean_run, checkpoint) = prepare(&env, options.dir.clone(), must_exist).await?;
         let checkpoint = Arc::new(checkpoint);
         let files = Arc::new(Files::new(
             env.fs.clone(),
@@ -89,7 +113,9 @@ impl Log {
             options.index_interval_bytes,
             expiry_ms(&options),
         ));
+        let alarm = SpaceAlarm::new(&options, metrics.out_of_space.clone());
         let tools = Tools {
+            alarm: Arc::new(alarm),
             env,
             options,
             files,
@@ -249,6 +275,9 @@ impl Log {
             filled: false,
         };
         let shared = partition.shared().clone();
+        // A seal that is under way makes files: they must not come after those that are removed,
+        // where the next partition of that name would find them.
+        let _admin = partition.admin().lock().await;
         match partition.inbox().ask(&shared, Control::Remove).await {
             Ok(()) | Err(PartitionError::Removed) => {}
             // The log was closed meanwhile: its files are synced and stay, so that metadata and
@@ -317,7 +346,7 @@ impl Log {
             .env
             .blocking("log-close", move || {
                 checkpoint.write(&*fs)?;
-                fs.write_atomic(&paths::marker(&dir), &encode_marker(run_id))
+                leave_mark(&*fs, &dir, run_id)
             })
             .await
             .ok_or(LogError::Closed)?
@@ -435,58 +464,6 @@ impl std::fmt::Debug for Log {
 
 fn expiry_ms(options: &LogOptions) -> i64 {
     i64::try_from(options.producer_expiry.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Makes the directory, takes the mark of a clean stop away, and reads the checkpoint.
-async fn prepare(env: &Env, options: &LogOptions) -> Result<(Option<u128>, Checkpoint), LogError> {
-    let dir = options.dir.clone();
-    let this = env.clone();
-    env.blocking("log-start", move || {
-        let fs = &*this.fs;
-        let partitions = paths::partitions(&dir);
-        fs.create_dir_all(&partitions)
-            .map_err(LogError::io(&partitions))?;
-        let marker = paths::marker(&dir);
-        let clean_run = take_marker(fs, &marker).map_err(LogError::io(&marker))?;
-        fs.sync_dir(&dir).map_err(LogError::io(&dir))?;
-        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-            fs.sync_dir(parent).map_err(LogError::io(parent))?;
-        }
-        let path = paths::checkpoint(&dir);
-        let checkpoint =
-            Checkpoint::load(this.clone(), path.clone()).map_err(LogError::io(path))?;
-        Ok((clean_run, checkpoint))
-    })
-    .await
-    .ok_or(LogError::Closed)?
-}
-
-/// The mark of a clean stop holds for one start: from now on files may change.
-fn take_marker(fs: &dyn Fs, path: &std::path::Path) -> io::Result<Option<u128>> {
-    let bytes = match fs.read(path, MARKER_BYTES) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Vec::new(),
-        Err(error) => return Err(error),
-    };
-    fs.remove_file(path)?;
-    Ok(decode_marker(&bytes))
-}
-
-/// The run's id and a checksum.
-const MARKER_BYTES: usize = 20;
-
-fn encode_marker(run_id: u128) -> Vec<u8> {
-    let mut out = run_id.to_le_bytes().to_vec();
-    let crc = crc32c::crc32c(&out);
-    out.extend_from_slice(&crc.to_le_bytes());
-    out
-}
-
-fn decode_marker(bytes: &[u8]) -> Option<u128> {
-    let bytes: &[u8; MARKER_BYTES] = bytes.try_into().ok()?;
-    let (id, crc) = bytes.split_first_chunk::<16>()?;
-    (crc32c::crc32c(id).to_le_bytes() == *crc).then(|| u128::from_le_bytes(*id))
 }
 
 // === removal ===

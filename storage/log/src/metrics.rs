@@ -20,6 +20,9 @@ pub(crate) struct Metrics {
     pub(crate) read_bytes_cache: IntCounter,
     pub(crate) read_bytes_file: IntCounter,
     pub(crate) shard_failed: IntGauge,
+    /// 1 while appends are refused for want of space.
+    pub(crate) out_of_space: IntGauge,
+    pub(crate) refused_no_space: IntCounter,
 }
 
 // === impl Metrics ===
@@ -42,14 +45,21 @@ impl Metrics {
             registry.register(Box::new(histogram.clone()))?;
             Ok(histogram)
         };
-        let reads = IntCounterVec::new(
-            Opts::new(
-                "mainstem_log_read_bytes_total",
-                "Bytes of batches read, by where they came from",
-            ),
-            &["source"],
+        let labelled = |name: &str, help: &str, label: &str| {
+            let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok::<_, prometheus::Error>(counters)
+        };
+        let reads = labelled(
+            "mainstem_log_read_bytes_total",
+            "Bytes of batches read, by where they came from",
+            "source",
         )?;
-        registry.register(Box::new(reads.clone()))?;
+        let refused = labelled(
+            "mainstem_log_appends_refused_total",
+            "Appends refused, by reason",
+            "reason",
+        )?;
         Ok(Self {
             append_bytes: counter(
                 "mainstem_log_append_bytes_total",
@@ -72,6 +82,11 @@ impl Metrics {
                 "mainstem_log_shard_failed",
                 "Shards that no longer acknowledge appends",
             )?,
+            out_of_space: gauge(
+                "mainstem_log_out_of_space",
+                "1 while appends are refused because the disk is nearly full",
+            )?,
+            refused_no_space: refused.with_label_values(&["no_space"]),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 /// How the log of a node is set up. [`LogOptions::new`] gives the defaults.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
-    /// The directory of the log; made if it is not there. Nobody else may write in it.
+    /// The directory of the log; made by the first start. Nobody else may write in it.
     pub dir: PathBuf,
     /// How many I/O shards partitions are spread over; at least 1.
     pub shards: usize,

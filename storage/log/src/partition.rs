@@ -21,6 +21,7 @@ use crate::{
     options::LogOptions,
     read::{Chunk, Read},
     shared::{Shared, Subscription},
+    space::SpaceAlarm,
     spec::{Ends, PartitionSettings, ProducerSnapshot, SealInfo, SegmentInfo, SegmentSpec},
 };
 
@@ -37,6 +38,7 @@ pub(crate) struct Tools {
     pub(crate) options: Arc<LogOptions>,
     pub(crate) files: Arc<Files>,
     pub(crate) metrics: Metrics,
+    pub(crate) alarm: Arc<SpaceAlarm>,
     /// Bounds the threads that read files: syncs need some of the same pool.
     pub(crate) readers: Arc<Semaphore>,
 }
@@ -83,6 +85,11 @@ impl Partition {
 
     pub(crate) fn inbox(&self) -> &Inbox {
         &self.inner.inbox
+    }
+
+    /// Held during an administrative call.
+    pub(crate) fn admin(&self) -> &tokio::sync::Mutex<Option<Frozen>> {
+        &self.inner.admin
     }
 
     /// Which partition this is.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <dir>/checkpoint                                         synced points
+//! <dir>/format                                             version; there once the rest is
 //! <dir>/clean-shutdown                                     there only after a clean stop
 //! <dir>/partitions/<topic uuid>/<index>/<20-digit base>-<segment uuid>.log   batches
 //!                                                                     .idx   once sealed
@@ -34,6 +35,11 @@ pub(crate) fn partition(dir: &Path, id: PartitionId) -> PathBuf {
 
 pub(crate) fn checkpoint(dir: &Path) -> PathBuf {
     dir.join("checkpoint")
+}
+
+/// The file that tells the version of the format.
+pub(crate) fn format(dir: &Path) -> PathBuf {
+    dir.join("format")
 }
 
 pub(crate) fn marker(dir: &Path) -> PathBuf {

@@ -91,9 +91,10 @@ impl Core {
             options,
             files,
             metrics,
+            alarm,
             ..
         } = tools.clone();
-        let space = SpaceGuard::new(options.dir.clone(), options.low_space_bytes);
+        let space = SpaceGuard::new(options.dir.clone(), alarm);
         let cache = ShardCache::new(options.tail_cache_bytes / options.shards);
         let (now, wall_ms) = (env.now(), env.wall_ms());
         Self {
@@ -137,11 +138,12 @@ impl Core {
     }
 
     fn next_deadline(&self) -> Option<Duration> {
-        let sync = self.syncs.next_deadline();
-        match (sync, self.checkpoint_due) {
-            (Some(sync), Some(due)) => Some(sync.min(due)),
-            (sync, due) => sync.or(due),
-        }
+        let deadlines = [
+            self.syncs.next_deadline(),
+            self.checkpoint_due,
+            self.space.next_look(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 }
 
@@ -306,6 +308,9 @@ impl Shard {
             if let Some(Some(writer)) = self.writers.get_mut(slot) {
                 writer.interval_over(&mut self.core);
             }
+        }
+        if self.core.space.next_look().is_some_and(|due| due <= now) {
+            self.core.space.refresh(&self.core.env, now);
         }
         if self.core.checkpoint_due.is_some_and(|due| due <= now) {
             let started = self.core.checkpoint.write_soon();

@@ -204,6 +204,7 @@ async fn open_store(
     let open = move || -> Result<Arc<dyn Store>, MetadataError> {
         if !create {
             check_files(&world, &path)?;
+            check_content(&path)?;
         }
         match crate::store::RocksStore::open(&path, create) {
             Ok(store) => Ok(Arc::new(store)),
@@ -213,6 +214,17 @@ async fn open_store(
     env.blocking("metadata-store", open)
         .await
         .unwrap_or(Err(MetadataError::ShuttingDown))
+}
+
+/// Reads everything before the store is opened for writing: a damaged one is left as it was found.
+#[cfg(feature = "rocksdb")]
+fn check_content(path: &std::path::Path) -> Result<(), MetadataError> {
+    let store = crate::store::RocksStore::open_to_read(path);
+    let checked = store.and_then(|store| check(&store).map(|_| ()));
+    checked.map_err(|damage| MetadataError::StoreDamaged {
+        path: path.to_owned(),
+        damage,
+    })
 }
 
 /// RocksDB notices missing table files, but takes a missing write-ahead log for an empty one.

@@ -159,7 +159,6 @@ class Device:
         """The connection breaks without DISCONNECT."""
         sock = self.client.socket()
         # The loop must not see the closed descriptor: it ends first.
-        self.client._thread_terminate = True
         self._end_loop()
         if sock is not None:
             sock.close()
@@ -167,6 +166,11 @@ class Device:
 
     def _end_loop(self):
         if self.looping:
+            # paho's thread looks at this flag when it wakes, which it does once a second by itself.
+            self.client._thread_terminate = True
+            wake = self.client._sockpairW
+            if wake is not None:
+                wake.send(b"0")
             self.client.loop_stop()
             self.looping = False
 

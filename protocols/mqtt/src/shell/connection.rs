@@ -23,14 +23,17 @@ use super::{
     deadlines::{Deadlines, Passed},
     deliver,
     end::{End, Remains},
-    inbound::{Inbound, Stepped, Ticket},
+    inbound::{Inbound, Stepped, Ticket, Word},
     input::{Input, READ_BYTES_MAX},
     outbound::Outbound,
     output::Output,
 };
 use crate::{
-    codec::{DecodeError, Packet, PacketId, Peer, QoS, ReasonCode},
-    machine::{Effect, Machine, Options, Outbound as Deliverable, Resume, ResumePhase, V3Refusal},
+    codec::{DecodeError, Packet, PacketId, Peer, ReasonCode},
+    machine::{
+        Effect, InboundPublish, Machine, Options, Outbound as Deliverable, Resume, ResumePhase,
+        V3Refusal,
+    },
 };
 
 /// A connection after its CONNECT.
@@ -229,7 +232,8 @@ impl<'s> Shell<'s> {
     /// Tickets and releases.
     fn poll_answers(&mut self, task: &mut TaskContext<'_>) -> bool {
         let mut progress = false;
-        while let Some((ticket, result)) = self.inbound.poll_ticket(task) {
+        let (session, env) = (self.session, &self.context.env);
+        while let Some((ticket, result)) = self.inbound.poll_ticket(task, session, env) {
             progress = true;
             self.ticket(&ticket, result);
         }
@@ -357,16 +361,16 @@ impl<'s> Shell<'s> {
     fn stepped(&mut self, stepped: Stepped) {
         match stepped {
             Stepped::Published {
-                receipt,
-                qos,
+                publish,
                 began,
                 result,
-            } => match (receipt, result) {
+            } => match (publish.receipt, result) {
                 (Some(receipt), Ok(ticket)) => self.inbound.wait_for(Ticket {
                     receipt,
-                    qos,
+                    publish,
                     began,
-                    ticket,
+                    is_appended: ticket.is_appended(),
+                    word: Word::Awaited(ticket),
                 }),
                 (Some(receipt), Err(PublishError::Refused(refusal))) => {
                     let refused = Err(refusal_code(refusal));
@@ -374,7 +378,7 @@ impl<'s> Shell<'s> {
                     self.carry_out();
                 }
                 // Nobody waits for the fate of a QoS 0 message; the broker counts it.
-                (None, Ok(_)) => self.observe(qos, began),
+                (None, Ok(ticket)) => self.observe(&publish, began, ticket.is_appended()),
                 (None, Err(PublishError::Refused(_) | PublishError::Transient(_))) => {}
                 (_, Err(error)) => self.failed(&error),
             },
@@ -386,10 +390,10 @@ impl<'s> Shell<'s> {
         }
     }
 
-    fn ticket(&mut self, ticket: &Ticket, result: Result<(), PublishError>) {
+    fn ticket(&mut self, ticket: &Ticket<'_>, result: Result<(), PublishError>) {
         let outcome = match result {
             Ok(()) => {
-                self.observe(ticket.qos, ticket.began);
+                self.observe(&ticket.publish, ticket.began, ticket.is_appended);
                 Ok(())
             }
             Err(PublishError::Refused(refusal)) => Err(refusal_code(refusal)),
@@ -400,11 +404,13 @@ impl<'s> Shell<'s> {
         self.carry_out();
     }
 
-    fn observe(&self, qos: QoS, began: std::time::Duration) {
+    fn observe(&self, publish: &InboundPublish, began: std::time::Duration, is_appended: bool) {
         let elapsed = self.context.env.now().saturating_sub(began);
-        self.context
-            .metrics
-            .published(convert::qos_up(qos), elapsed);
+        let metrics = &self.context.metrics;
+        metrics.published(convert::qos_up(publish.qos), elapsed);
+        if is_appended {
+            metrics.produced(publish.payload.len());
+        }
     }
 
     /// The broker could not do what had to be done.

@@ -3,11 +3,15 @@
 //! One *step* at a time takes its place with the broker: a PUBLISH, a SUBSCRIBE or an UNSUBSCRIBE;
 //! nothing is decoded behind it until it has. A PUBLISH then leaves a ticket, and many tickets are
 //! open at once. Releases (PUBREL) need no order among the rest, and are made durable side by side.
+//!
+//! What the broker cannot take now is held back in its place: nothing behind it is read, and
+//! nothing of this client is stored before it. `again` does that for a PUBLISH that fails after it
+//! has taken its place, as one does that finds the disk full.
+
+mod again;
 
 use std::{
     collections::VecDeque,
-    future::Future,
-    pin::Pin,
     task::{Context as TaskContext, Poll},
     time::Duration,
 };
@@ -17,9 +21,11 @@ use mainstem_env::{BoxFuture, Env};
 
 use super::convert;
 use crate::{
-    codec::{PacketId, QoS, Subscribe, Unsubscribe},
-    machine::{InboundPublish, Receipt},
+    codec::{PacketId, Subscribe, Unsubscribe},
+    machine::InboundPublish,
 };
+use again::Standing;
+pub(crate) use again::{Ticket, Word};
 
 /// How often a PUBLISH that the broker cannot take now is tried again while nothing behind it is
 /// read, and the pause before each try. Then the connection is closed, and the client sends again.
@@ -32,10 +38,8 @@ const RELEASES_MAX: usize = 256;
 /// What takes its place now.
 pub(crate) enum Step<'s> {
     Publish {
-        receipt: Option<Receipt>,
-        qos: QoS,
         began: Duration,
-        future: BoxFuture<'s, Result<PublishTicket, PublishError>>,
+        future: BoxFuture<'s, Placed>,
     },
     Subscribe {
         packet_id: PacketId,
@@ -50,8 +54,7 @@ pub(crate) enum Step<'s> {
 /// A step that has taken its place, or could not.
 pub(crate) enum Stepped {
     Published {
-        receipt: Option<Receipt>,
-        qos: QoS,
+        publish: Box<InboundPublish>,
         began: Duration,
         result: Result<PublishTicket, PublishError>,
     },
@@ -59,13 +62,9 @@ pub(crate) enum Stepped {
     Unsubscribed(PacketId, Result<Vec<bool>, PublishError>),
 }
 
-/// A PUBLISH that waits for the broker's word.
-pub(crate) struct Ticket {
-    pub(crate) receipt: Receipt,
-    pub(crate) qos: QoS,
-    pub(crate) began: Duration,
-    pub(crate) ticket: PublishTicket,
-}
+/// A PUBLISH, and whether it has its place. It is kept until it may be answered: it may have to take
+/// its place again.
+type Placed = (Box<InboundPublish>, Result<PublishTicket, PublishError>);
 
 type Release<'s> = (PacketId, BoxFuture<'s, Result<bool, PublishError>>);
 
@@ -73,7 +72,8 @@ type Release<'s> = (PacketId, BoxFuture<'s, Result<bool, PublishError>>);
 #[derive(Default)]
 pub(crate) struct Inbound<'s> {
     step: Option<Step<'s>>,
-    tickets: VecDeque<Ticket>,
+    tickets: VecDeque<Ticket<'s>>,
+    standing: Standing,
     releases: Vec<Release<'s>>,
 }
 
@@ -82,7 +82,9 @@ pub(crate) struct Inbound<'s> {
 impl<'s> Inbound<'s> {
     /// Whether the next packet may be decoded.
     pub(crate) fn is_open(&self) -> bool {
-        self.step.is_none() && self.releases.len() < RELEASES_MAX
+        self.step.is_none()
+            && self.releases.len() < RELEASES_MAX
+            && self.standing == Standing::Flowing
     }
 
     /// Whether a SUBSCRIBE is on its way. Its messages are better not sent before its SUBACK.
@@ -104,10 +106,8 @@ impl<'s> Inbound<'s> {
     ) {
         debug_assert!(self.step.is_none());
         self.step = Some(Step::Publish {
-            receipt: publish.receipt,
-            qos: publish.qos,
             began: now,
-            future: Box::pin(take_place(session, env.clone(), publish)),
+            future: Box::pin(take_place(session, env.clone(), Box::new(publish))),
         });
     }
 
@@ -143,24 +143,21 @@ impl<'s> Inbound<'s> {
             .push((id, Box::pin(session.release(id.get()))));
     }
 
-    pub(crate) fn wait_for(&mut self, ticket: Ticket) {
+    pub(crate) fn wait_for(&mut self, ticket: Ticket<'s>) {
         self.tickets.push_back(ticket);
     }
 
     /// The step, if it is done.
     pub(crate) fn poll_step(&mut self, task: &mut TaskContext<'_>) -> Option<Stepped> {
         let done = match self.step.as_mut()? {
-            Step::Publish {
-                receipt,
-                qos,
-                began,
-                future,
-            } => future.as_mut().poll(task).map(|result| Stepped::Published {
-                receipt: *receipt,
-                qos: *qos,
-                began: *began,
-                result,
-            }),
+            Step::Publish { began, future } => {
+                let placed = future.as_mut().poll(task);
+                placed.map(|(publish, result)| Stepped::Published {
+                    publish,
+                    began: *began,
+                    result,
+                })
+            }
             Step::Subscribe { packet_id, future } => future
                 .as_mut()
                 .poll(task)
@@ -177,19 +174,6 @@ impl<'s> Inbound<'s> {
             }
             Poll::Pending => None,
         }
-    }
-
-    /// The oldest ticket, if it is done. Those behind it wait, as their acknowledgements do.
-    pub(crate) fn poll_ticket(
-        &mut self,
-        task: &mut TaskContext<'_>,
-    ) -> Option<(Ticket, Result<(), PublishError>)> {
-        let oldest = self.tickets.front_mut()?;
-        let Poll::Ready(result) = Pin::new(&mut oldest.ticket).poll(task) else {
-            return None;
-        };
-        let ticket = self.tickets.pop_front()?;
-        Some((ticket, result))
     }
 
     /// A release that is done.
@@ -220,22 +204,10 @@ impl<'s> Inbound<'s> {
 }
 
 /// Takes the place of a PUBLISH; what may pass is waited for, in its place.
-async fn take_place(
-    session: &Session,
-    env: Env,
-    publish: InboundPublish,
-) -> Result<PublishTicket, PublishError> {
+async fn take_place(session: &Session, env: Env, publish: Box<InboundPublish>) -> Placed {
     let mut attempts = 1;
     loop {
-        let up = broker::Publish {
-            topic: publish.topic.as_str().to_owned(),
-            payload: publish.payload.clone(),
-            qos: convert::qos_up(publish.qos),
-            retain: publish.retain,
-            packet_id: publish.packet_id.map_or(0, PacketId::get),
-            properties: convert::properties_up(&publish.properties),
-        };
-        match session.publish(up).await {
+        match session.publish(upward(&publish)).await {
             Err(PublishError::Transient(why)) if attempts < ATTEMPTS_MAX => {
                 if attempts == 1 {
                     tracing::debug!(why, "a PUBLISH is held back");
@@ -243,7 +215,18 @@ async fn take_place(
                 attempts += 1;
                 env.sleep(ATTEMPT_PAUSE).await;
             }
-            result => return result,
+            result => return (publish, result),
         }
+    }
+}
+
+fn upward(publish: &InboundPublish) -> broker::Publish {
+    broker::Publish {
+        topic: publish.topic.as_str().to_owned(),
+        payload: publish.payload.clone(),
+        qos: convert::qos_up(publish.qos),
+        retain: publish.retain,
+        packet_id: publish.packet_id.map_or(0, PacketId::get),
+        properties: convert::properties_up(&publish.properties),
     }
 }

@@ -41,6 +41,10 @@ pub(crate) struct Metrics {
     disconnects: IntCounterVec,
     publish_seconds: [Histogram; 3],
     unsent: IntCounterVec,
+    produced_bytes: IntCounter,
+    produced_records: IntCounter,
+    fetched_bytes: IntCounter,
+    fetched_records: IntCounter,
 }
 
 /// A connection that is counted as live until this is dropped.
@@ -100,6 +104,26 @@ impl Metrics {
             disconnects,
             publish_seconds: ["0", "1", "2"].map(|qos| publish_seconds.with_label_values(&[qos])),
             unsent,
+            produced_bytes: flow(
+                registry,
+                "mainstem_produced_bytes_total",
+                "Bytes of record batches that were acknowledged to producers, by protocol.",
+            )?,
+            produced_records: flow(
+                registry,
+                "mainstem_produced_records_total",
+                "Records that were acknowledged to producers, by protocol.",
+            )?,
+            fetched_bytes: flow(
+                registry,
+                "mainstem_fetched_bytes_total",
+                "Bytes of record batches that were sent to consumers, by protocol.",
+            )?,
+            fetched_records: flow(
+                registry,
+                "mainstem_fetched_records_total",
+                "Records that were sent to consumers, by protocol.",
+            )?,
         })
     }
 
@@ -141,6 +165,18 @@ impl Metrics {
         }
     }
 
+    /// A message with so many bytes of payload was stored.
+    pub(crate) fn produced(&self, payload_bytes: usize) {
+        self.produced_bytes.inc_by(payload_bytes as u64);
+        self.produced_records.inc();
+    }
+
+    /// A message with so many bytes of payload goes out.
+    pub(crate) fn fetched(&self, payload_bytes: usize) {
+        self.fetched_bytes.inc_by(payload_bytes as u64);
+        self.fetched_records.inc();
+    }
+
     /// A message was not sent; `reason` is one of a fixed set.
     pub(crate) fn unsent(&self, reason: &'static str) {
         self.unsent.with_label_values(&[reason]).inc();
@@ -157,10 +193,61 @@ fn by_type(
     Ok(TYPES.map(|kind| counters.with_label_values(&[kind])))
 }
 
+/// A counter that the other protocol has too, each with its own constant label. The registry takes
+/// both only if their help is the same; here a batch is one message, and its bytes are the payload.
+fn flow(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::with_opts(Opts::new(name, help).const_label("protocol", "mqtt"))?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
 // === impl Live ===
 
 impl Drop for Live {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The help texts of the Kafka protocol, which registers the same names.
+    const SHARED: [(&str, &str); 4] = [
+        (
+            "mainstem_produced_bytes_total",
+            "Bytes of record batches that were acknowledged to producers, by protocol.",
+        ),
+        (
+            "mainstem_produced_records_total",
+            "Records that were acknowledged to producers, by protocol.",
+        ),
+        (
+            "mainstem_fetched_bytes_total",
+            "Bytes of record batches that were sent to consumers, by protocol.",
+        ),
+        (
+            "mainstem_fetched_records_total",
+            "Records that were sent to consumers, by protocol.",
+        ),
+    ];
+
+    #[test]
+    fn flows_of_both_protocols_are_in_one_registry() {
+        let registry = Registry::new();
+        for (name, help) in SHARED {
+            let opts = Opts::new(name, help).const_label("protocol", "kafka");
+            let counter = IntCounter::with_opts(opts).expect("a counter");
+            registry.register(Box::new(counter)).expect("registered");
+        }
+        let metrics = Metrics::register(&registry).expect("registered beside them");
+        metrics.produced(7);
+        let families = registry.gather();
+        for (name, _) in SHARED {
+            let family = families.iter().find(|family| family.name() == name);
+            let count = family.map_or(0, |family| family.get_metric().len());
+            assert_eq!(count, 2, "{name}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use super::{
     delivery::{Followers, Target},
     limits::WILLS_AT_ONCE,
     metrics::MqttMetrics,
+    overflow::OverflowNotices,
     retained::Retained,
     session::SessionEntry,
     share::ShareGroup,
@@ -48,6 +49,8 @@ pub(crate) struct Hub {
     /// Held while a route is decided.
     pub(crate) deciding: tokio::sync::Mutex<()>,
     pub(crate) will_turns: tokio::sync::Semaphore,
+    /// What was said of first levels that cannot have a Kafka topic.
+    pub(crate) overflow_notices: OverflowNotices,
     numbers: AtomicU64,
     /// Sessions whose positions are to be checkpointed.
     dirty: Mutex<Vec<Arc<SessionEntry>>>,
@@ -76,6 +79,7 @@ impl Hub {
             timers: Timers::new(core.env.clone()),
             deciding: tokio::sync::Mutex::default(),
             will_turns: tokio::sync::Semaphore::new(WILLS_AT_ONCE),
+            overflow_notices: OverflowNotices::default(),
             numbers: AtomicU64::new(1),
             dirty: Mutex::default(),
             closing: AtomicBool::new(false),

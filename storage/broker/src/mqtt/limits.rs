@@ -61,6 +61,15 @@ pub(crate) const WILL_ATTEMPTS_MAX: u32 = 10;
 /// The pause between two attempts to publish a will, or to read after an error.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
+/// The shortest time between two warnings of first levels that cannot have a Kafka topic.
+pub(crate) const OVERFLOW_NOTICE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// First levels that are known to have been warned of; beyond it all are forgotten.
+pub(crate) const OVERFLOW_NOTICES_MAX: usize = 1024;
+
+/// Characters of a first level that a warning shows.
+pub(crate) const OVERFLOW_NOTICE_CHARS_MAX: usize = 128;
+
 /// Shared-subscription groups of the node.
 pub(crate) const SHARE_GROUPS_MAX: usize = 100_000;
 

@@ -7,6 +7,7 @@
 //! - [`delivery`]: from the log to the sessions; a session is subscriptions and a cursor per
 //!   partition, so nothing is copied for those who are away.
 //! - [`publish`]: where a publish goes, and its append.
+//! - [`overflow`]: says in the log what a Kafka consumer will not find under its own name.
 //! - [`retained`], [`wills`], [`share`], [`timers`].
 //!
 //! What may not live here: packets, sockets, keep alive, topic aliases, packet ids of outgoing
@@ -25,6 +26,7 @@ mod hub;
 mod limits;
 mod mapping;
 mod metrics;
+mod overflow;
 mod publish;
 mod retained;
 mod session;

@@ -134,6 +134,10 @@ impl Hub {
         _caller: &Caller,
         mqtt_topic: &str,
     ) -> Result<Destination, PublishError> {
+        if mapping::place(mqtt_topic) == Place::Overflow {
+            let (level, _) = topic::split_first_level(mqtt_topic);
+            self.overflow_notices.note(level, self.core.env.now());
+        }
         let settled = match self.settled(&self.core.image(), mqtt_topic) {
             Settled::Open => self.decide(mqtt_topic).await?,
             settled => settled,

@@ -1,5 +1,7 @@
 //! The MQTT side over a real log, without a protocol.
 
+mod counts;
+
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;

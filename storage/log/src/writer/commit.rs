@@ -88,6 +88,10 @@ impl Writer {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendError::NoSpace,
             other => AppendError::Io(other),
         };
+        if error == AppendError::NoSpace {
+            let refused = self.staged.tickets.len() as u64;
+            core.metrics.refused_no_space.inc_by(refused);
+        }
         self.staged.batches.clear();
         self.staged.bytes = 0;
         for staged in self.staged.tickets.drain(..) {

@@ -47,6 +47,7 @@ impl Writer {
         }
         let internal = matches!(&message.work, Work::Batch { internal, .. } if *internal);
         if !core.space.admits(internal) {
+            core.metrics.refused_no_space.inc();
             message.fail(AppendError::NoSpace);
             return;
         }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::{
     faultfs::{FaultFs, Faults},
     support::{
-        HeldSyncs, append, batch, batch_of, encoded, inline_env, options, run, segment_spec, spec,
+        Held, append, batch, batch_of, encoded, inline_env, options, run, segment_spec, spec,
         start, values,
     },
 };
@@ -322,7 +322,7 @@ fn damage_in_a_sealed_segment_spoils_that_range_only() {
 fn nothing_is_acknowledged_or_read_before_its_sync_and_one_sync_serves_all_that_waited() {
     run(async {
         let fs = FaultFs::new();
-        let syncs = HeldSyncs::default();
+        let syncs = Held::syncs();
         let mut env = inline_env(Arc::new(fs.clone()));
         env.tasks = Arc::new(syncs.clone());
         let registry = prometheus::Registry::new();
@@ -402,7 +402,7 @@ fn what_a_failed_sync_has_lost_is_written_again_before_a_repeat_is_acknowledged(
 #[test]
 fn subscribers_are_woken_when_there_is_more_to_read_and_not_before() {
     run(async {
-        let syncs = HeldSyncs::default();
+        let syncs = Held::syncs();
         let mut env = inline_env(Arc::new(FaultFs::new()));
         env.tasks = Arc::new(syncs.clone());
         let registry = prometheus::Registry::new();

@@ -1,6 +1,13 @@
 //! Partitions and segments coming and going.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use mainstem_env::{Fs, MemFs};
 use mainstem_log::{
@@ -11,12 +18,54 @@ use mainstem_record::{Codec, Offset, TimestampMs};
 use tokio::sync::Notify;
 
 use crate::support::{
-    HeldReads, append, batch, batch_of, encoded, inline_env, options, partition_id, run,
-    segment_spec, settings, spec, start, values,
+    Held, append, batch, batch_of, encoded, inline_env, options, partition_id, run, segment_spec,
+    settings, spec, start, values,
 };
 
 fn memory() -> Arc<dyn Fs> {
     Arc::new(MemFs::new())
+}
+
+#[test]
+fn removal_waits_for_a_seal_that_makes_files() {
+    run(async {
+        let fs = memory();
+        let held = Held::chains();
+        let mut env = inline_env(fs.clone());
+        env.tasks = Arc::new(held.clone());
+        let registry = prometheus::Registry::new();
+        let (log, _events) = Log::start(env.clone(), options(), &registry).await.unwrap();
+        let partition = log.open_partition(spec(Flush::Always)).await.unwrap();
+        let ticket = partition.append(append(batch(&["a"]))).await.unwrap();
+        ticket.await.unwrap();
+        partition.seal_begin().await.unwrap();
+        let sealing = env.start("seal", async move {
+            partition.seal_commit(segment_spec(1, 1)).await
+        });
+        while held.count() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let (other, removed) = (log.clone(), Arc::new(AtomicBool::new(false)));
+        let done = removed.clone();
+        let removing = env.start("remove", async move {
+            let result = other.remove_partition(partition_id(0)).await;
+            done.store(true, Ordering::SeqCst);
+            result
+        });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!removed.load(Ordering::SeqCst), "the seal still works");
+        held.let_go();
+        assert_eq!(sealing.await, Ok(Ok(())));
+        assert!(matches!(removing.await, Ok(Ok(()))));
+        // The next partition of that name finds nothing of the one that was removed.
+        log.open_partition(spec(Flush::Always)).await.unwrap();
+        let dir = std::path::Path::new("/log/partitions")
+            .join(partition_id(0).topic.0.to_string())
+            .join("0");
+        assert_eq!(fs.read_dir(&dir).unwrap().len(), 1);
+    });
 }
 
 #[test]
@@ -380,8 +429,8 @@ fn malformed_batches_are_refused() {
 
 /// A partition with "a" in a sealed segment and "b" in the active one, no memory of either, and
 /// reads of files held back.
-async fn sealed_and_active() -> (Partition, HeldReads) {
-    let reads = HeldReads::default();
+async fn sealed_and_active() -> (Partition, Held) {
+    let reads = Held::reads();
     let mut env = inline_env(memory());
     env.tasks = Arc::new(reads.clone());
     let options = LogOptions {

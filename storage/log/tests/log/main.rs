@@ -6,9 +6,11 @@
 )]
 
 mod concurrent;
+mod directory;
 mod faultfs;
 mod faults;
 mod lifecycle;
 mod model;
+mod space;
 mod support;
 mod timestamps;

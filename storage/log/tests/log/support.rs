@@ -33,55 +33,54 @@ impl Tasks for InlineTasks {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Runs blocking work at once, except that syncs wait until they are let go.
-#[derive(Clone, Default)]
-pub(crate) struct HeldSyncs(Arc<Mutex<Vec<Job>>>);
+/// Runs blocking work at once, except that the jobs of one name wait until they are let go.
+#[derive(Clone)]
+pub(crate) struct Held {
+    name: &'static str,
+    jobs: Arc<Mutex<Vec<Job>>>,
+}
 
-impl HeldSyncs {
-    /// Runs the syncs that wait; says how many jobs they were.
+impl Held {
+    fn new(name: &'static str) -> Self {
+        let jobs = Arc::default();
+        Self { name, jobs }
+    }
+
+    /// Holds syncs back.
+    pub(crate) fn syncs() -> Self {
+        Self::new("log-sync")
+    }
+
+    /// Holds reads of files back.
+    pub(crate) fn reads() -> Self {
+        Self::new("log-read")
+    }
+
+    /// Holds the file work of seals and drops back.
+    pub(crate) fn chains() -> Self {
+        Self::new("log-chain")
+    }
+
+    /// How many jobs wait.
+    pub(crate) fn count(&self) -> usize {
+        self.jobs.lock().len()
+    }
+
+    /// Runs the jobs that wait; says how many they were.
     pub(crate) fn let_go(&self) -> usize {
-        let jobs = std::mem::take(&mut *self.0.lock());
+        let jobs = std::mem::take(&mut *self.jobs.lock());
         jobs.into_iter().map(|job| job()).count()
     }
 }
 
-impl Tasks for HeldSyncs {
+impl Tasks for Held {
     fn spawn(&self, name: &'static str, future: BoxFuture<'static, ()>) {
         InlineTasks.spawn(name, future);
     }
 
     fn blocking(&self, name: &'static str, work: Job) {
-        if name == "log-sync" {
-            self.0.lock().push(work);
-        } else {
-            work();
-        }
-    }
-}
-
-/// Runs blocking work at once, except that reads of files wait until they are let go.
-#[derive(Clone, Default)]
-pub(crate) struct HeldReads(Arc<Mutex<Vec<Job>>>);
-
-impl HeldReads {
-    pub(crate) fn count(&self) -> usize {
-        self.0.lock().len()
-    }
-
-    pub(crate) fn let_go(&self) {
-        let jobs = std::mem::take(&mut *self.0.lock());
-        jobs.into_iter().for_each(|job| job());
-    }
-}
-
-impl Tasks for HeldReads {
-    fn spawn(&self, name: &'static str, future: BoxFuture<'static, ()>) {
-        InlineTasks.spawn(name, future);
-    }
-
-    fn blocking(&self, name: &'static str, work: Job) {
-        if name == "log-read" {
-            self.0.lock().push(work);
+        if name == self.name {
+            self.jobs.lock().push(work);
         } else {
             work();
         }

@@ -42,25 +42,23 @@ impl RocksStore {
     /// # Errors
     /// It is not there, damaged, incomplete or open in another process.
     pub(crate) fn open(path: &Path, create: bool) -> Result<Self, StoreError> {
-        let mut options = Options::default();
+        let mut options = options();
         options.create_if_missing(create);
         options.create_missing_column_families(create);
-        options.set_paranoid_checks(true);
-        options.set_track_and_verify_wals_in_manifest(true);
-        // A torn last record was never acknowledged, but damage before the end must not pass for the
-        // end: RocksDB's default would silently drop every commit after it.
-        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-        options.set_max_total_wal_size(WAL_BYTES_MAX);
-        options.set_keep_log_file_num(INFO_LOGS_MAX);
-        options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
-        let families = [LOG, META, SNAPSHOT].map(|name| {
-            let mut options = Options::default();
-            options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-            options.set_compression_type(DBCompressionType::None);
-            ColumnFamilyDescriptor::new(name, options)
-        });
-        let db = DB::open_cf_descriptors(&options, path, families).map_err(engine)?;
+        let db = DB::open_cf_descriptors(&options, path, families()).map_err(engine)?;
         Ok(Self(RwLock::new(Some(db))))
+    }
+
+    /// Opens the database in `path` for reading: no file with data is written, moved or deleted,
+    /// while [`Self::open`] turns the write-ahead log into a table before anything can be checked.
+    ///
+    /// # Errors
+    /// It is not there, damaged or incomplete.
+    pub(crate) fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+        /// What the last process wrote is still in the write-ahead log.
+        const LOG_FILE_IS_ERROR: bool = false;
+        let db = DB::open_cf_descriptors_read_only(&options(), path, families(), LOG_FILE_IS_ERROR);
+        Ok(Self(RwLock::new(Some(db.map_err(engine)?))))
     }
 
     fn with<T>(&self, work: impl FnOnce(&DB) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -81,6 +79,28 @@ impl RocksStore {
             db.write_opt(batch, &options).map_err(engine)
         })
     }
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options.set_paranoid_checks(true);
+    options.set_track_and_verify_wals_in_manifest(true);
+    // A torn last record was never acknowledged, but damage before the end must not pass for the
+    // end: RocksDB's default would silently drop every commit after it.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_keep_log_file_num(INFO_LOGS_MAX);
+    options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
+    options
+}
+
+fn families() -> [ColumnFamilyDescriptor; 3] {
+    [LOG, META, SNAPSHOT].map(|name| {
+        let mut options = Options::default();
+        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        options.set_compression_type(DBCompressionType::None);
+        ColumnFamilyDescriptor::new(name, options)
+    })
 }
 
 impl Store for RocksStore {

@@ -104,7 +104,11 @@ impl Shell<'_> {
     pub(super) fn write(&mut self, message: &SendPublish<Delivery>) {
         let now_ms = self.context.env.wall_ms();
         match deliver::write(message, &self.peer, now_ms, &mut self.output) {
-            Ok(()) => self.context.metrics.sent(PacketType::Publish),
+            Ok(()) => {
+                let metrics = &self.context.metrics;
+                metrics.sent(PacketType::Publish);
+                metrics.fetched(message.delivery.message.payload.len());
+            }
             Err(unsent) => {
                 self.context.metrics.unsent(unsent.label());
                 if let Some(id) = message.packet_id {

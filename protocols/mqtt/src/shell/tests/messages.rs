@@ -31,6 +31,33 @@ async fn a_publish_behind_a_subscribe_reaches_it() {
 }
 
 #[tokio::test]
+async fn what_comes_in_and_goes_out_is_counted_for_the_protocol() {
+    let world = World::new().await;
+    let mut reader = world.dial().enter(4, "reader").await;
+    reader.subscribe(4, "flow/+", 1).await;
+    let mut sender = world.dial().enter(5, "sender").await;
+    for (id, flags, payload) in [(0, 0, "abc"), (1, 2, "hello"), (2, 4, "once")] {
+        let bytes = publish(5, flags, "flow/a", (id, payload.as_bytes()));
+        sender.send(&bytes).await;
+        if id > 0 {
+            sender.packet().await;
+        }
+        reader.packet().await;
+    }
+    // Refused, and so not stored.
+    sender.send(&publish(5, 2, "$SYS/forged", (3, b"x"))).await;
+    sender.packet().await;
+    for (name, expected) in [
+        ("mainstem_produced_records_total", 3.0),
+        ("mainstem_produced_bytes_total", 12.0),
+        ("mainstem_fetched_records_total", 3.0),
+        ("mainstem_fetched_bytes_total", 12.0),
+    ] {
+        assert_eq!(world.counted(name, "mqtt"), expected, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn every_version_gets_the_message_in_its_own_words() {
     let world = World::new().await;
     let mut three = world.dial().enter(3, "three").await;

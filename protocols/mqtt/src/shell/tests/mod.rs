@@ -4,6 +4,7 @@
 mod client;
 mod connecting;
 mod ending;
+mod full_disk;
 mod messages;
 mod web;
 mod world;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use mainstem_broker::{Broker, BrokerDeps};
 use mainstem_config::Config;
-use mainstem_env::{BoxFuture, Clock, Env, MemFs};
+use mainstem_env::{BoxFuture, Clock, Env, Fs, MemFs};
 use mainstem_log::{Log, LogOptions};
 use mainstem_metadata::{Metadata, MetadataOptions, StoreKind};
 use mainstem_net::Connection;
@@ -20,7 +20,7 @@ use super::{
 const PIPE_BYTES: usize = 64 << 10;
 
 /// How much faster than the real one the clock of [`World::hasty`] runs.
-const HASTE: u32 = 40;
+pub(super) const HASTE: u32 = 40;
 
 pub(super) struct World {
     pub(super) env: Env,
@@ -67,10 +67,19 @@ impl World {
     }
 
     async fn start(faster: u32, change: impl FnOnce(&mut Config)) -> Self {
+        Self::on(Arc::new(MemFs::new()), faster, change).await
+    }
+
+    /// On a disk of its own, with a clock that runs so much faster.
+    pub(super) async fn on(
+        disk: Arc<dyn Fs>,
+        faster: u32,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::default();
         change(&mut config);
         let config = Arc::new(config);
-        let env = Env::real().with_fs(Arc::new(MemFs::new()));
+        let env = Env::real().with_fs(disk);
         let registry = Registry::new();
         let options = MetadataOptions {
             dir: PathBuf::from("/data/metadata"),

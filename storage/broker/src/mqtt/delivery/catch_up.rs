@@ -167,7 +167,10 @@ impl Hub {
                         }
                     }
                 });
-            deliveries.extend(found.filter(|delivery| !delivery.message.is_expired(now_ms)));
+            match found {
+                Some(delivery) if delivery.message.is_expired(now_ms) => scanned.count_expired(),
+                found => deliveries.extend(found),
+            }
             ControlFlow::Continue(())
         });
         (next, deliveries)

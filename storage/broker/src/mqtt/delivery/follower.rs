@@ -100,12 +100,10 @@ fn dispatch(hub: &Hub, follower: &Follower, chunk: &Chunk, memory: &mut Memory) 
             decompressed_bytes_max: hub.core.config.storage.decompressed_batch_bytes_max,
             metrics: &hub.metrics,
         };
-        let now_ms = hub.core.env.wall_ms();
         scan(&how, chunk, from, topic, |scanned| {
             let mut current = Current {
                 scanned,
                 partition: follower.id,
-                now_ms,
                 message: None,
             };
             trie.for_each_match(scanned.topic, scratch, |target| {

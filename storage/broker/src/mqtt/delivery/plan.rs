@@ -28,7 +28,6 @@ pub(super) struct Plan {
 pub(super) struct Current<'a> {
     pub(super) scanned: &'a Scanned<'a>,
     pub(super) partition: PartitionId,
-    pub(super) now_ms: i64,
     pub(super) message: Option<Arc<Message>>,
 }
 
@@ -72,10 +71,9 @@ impl Plan {
         if options.no_local && current.is_from(&entry.client_id) {
             return;
         }
+        // Even if it has expired: whether it is this session's to drop and count, and not that of its
+        // catching up, only its queue knows.
         let message = current.message();
-        if message.is_expired(current.now_ms) {
-            return;
-        }
         let Self {
             places,
             sessions,

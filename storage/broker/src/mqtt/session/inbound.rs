@@ -51,6 +51,8 @@ pub struct PublishTicket(Ticket);
 enum Ticket {
     /// There is nothing to wait for.
     Done,
+    /// Nothing was appended, and there is nothing to wait for.
+    Nothing,
     /// Appended; acknowledged when durable.
     Append(AppendTicket, Option<Stored>),
     /// A task sees to it.
@@ -121,7 +123,7 @@ impl Session {
         let partition = self.hub.partition(&destination, &publish.topic)?;
         let begun = match publish.qos {
             QoS::ExactlyOnce => match self.begin(publish.packet_id)? {
-                Begun::Stored => return Ok(PublishTicket(Ticket::Done)),
+                Begun::Stored => return Ok(PublishTicket(Ticket::Nothing)),
                 Begun::Append(turn) => Some(turn),
             },
             _ => None,
@@ -206,10 +208,13 @@ impl Session {
                 .map(|_| ())
                 .map_err(|error| append_error(&error)),
         };
-        if placed.is_err() {
-            self.hub.metrics.dropped_shed.inc();
-        }
-        Ok(PublishTicket(Ticket::Done))
+        Ok(PublishTicket(match placed {
+            Ok(()) => Ticket::Done,
+            Err(_) => {
+                self.hub.metrics.dropped_shed.inc();
+                Ticket::Nothing
+            }
+        }))
     }
 
     fn identity(&self, sequence: u64) -> Qos2Id {
@@ -387,6 +392,14 @@ impl Placed {
 
 // === impl PublishTicket ===
 
+impl PublishTicket {
+    /// Whether there is a record for it, if it does not fail: there is none for QoS 0 that was shed,
+    /// and none for a repeat of what was stored before.
+    pub fn is_appended(&self) -> bool {
+        !matches!(self.0, Ticket::Nothing)
+    }
+}
+
 impl Future for PublishTicket {
     type Output = Result<(), PublishError>;
 
@@ -394,7 +407,7 @@ impl Future for PublishTicket {
         let closing = || PublishError::Transient("the node is ending".to_owned());
         loop {
             match &mut self.0 {
-                Ticket::Done => return Poll::Ready(Ok(())),
+                Ticket::Done | Ticket::Nothing => return Poll::Ready(Ok(())),
                 Ticket::Append(ticket, stored) => {
                     let result = ready!(Pin::new(ticket).poll(context));
                     if let (Ok(_), Some(stored)) = (&result, &stored) {

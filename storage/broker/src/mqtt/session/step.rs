@@ -29,6 +29,8 @@ enum Step {
 // === impl Session ===
 
 impl Session {
+    /// Reading the log is boxed: most connections wait most of the time, and what is seldom done
+    /// would make the task of each of them larger for good.
     pub(super) async fn next_inner(&self, window: usize) -> SessionEvent {
         self.entry.state.lock().inbox.forget_handed();
         let mut is_share_idle = false;
@@ -36,17 +38,21 @@ impl Session {
             match self.step(window, is_share_idle) {
                 Step::Event(event) => return event,
                 Step::CatchUp(partition, from) => {
-                    let mut filters = self.filters.lock().await;
-                    self.hub
-                        .catch_up(&self.entry, (partition, from), &mut filters)
-                        .await;
+                    Box::pin(async {
+                        let mut filters = self.filters.lock().await;
+                        self.hub
+                            .catch_up(&self.entry, (partition, from), &mut filters)
+                            .await;
+                    })
+                    .await;
                 }
                 Step::Retained(job) => {
                     self.deliver_retained(job);
                     tokio::task::yield_now().await;
                 }
                 Step::Share(group) => {
-                    is_share_idle = !group.drive(&self.hub, self.entry.number).await;
+                    let driving = Box::pin(group.drive(&self.hub, self.entry.number));
+                    is_share_idle = !driving.await;
                 }
                 Step::Wait => {
                     self.entry.notify.notified().await;

@@ -411,8 +411,11 @@ impl ShareGroup {
                 offset: scanned.offset,
                 message,
             };
-            if candidate.message.is_expired(now_ms)
-                || self.assign(&mut inner, partition, &candidate)
+            if candidate.message.is_expired(now_ms) {
+                scanned.count_expired();
+                return ControlFlow::Continue(());
+            }
+            if self.assign(&mut inner, partition, &candidate)
                 || candidate.message.qos == QoS::AtMostOnce
             {
                 return ControlFlow::Continue(());
