@@ -9,7 +9,7 @@ BINARY := $(CARGO_TARGET_DIR)/release/mainstem
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit clients system suites lint fmt clients-install bench print-binary
+.PHONY: help run build test unit clients clients-install soak bench lint fmt print-binary
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18

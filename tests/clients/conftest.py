@@ -31,7 +31,7 @@ def pytest_sessionstart(session):
 def pytest_sessionfinish(session, exitstatus):
     for broker in session.brokers:
         broker.kill()
-    if exitstatus == 0 and not os.environ.get("MAINSTEM_KEEP"):
+    if exitstatus == 0 and not os.environ.get("BROKER_KEEP"):
         shutil.rmtree(session.directory, ignore_errors=True)
     else:
         KEPT.append(session.directory)
@@ -42,8 +42,8 @@ def pytest_terminal_summary(terminalreporter):
     if table:
         terminalreporter.write_sep("=", "clients: produced by (row), consumed by (column)")
         terminalreporter.write_line(table)
-        if os.environ.get("MAINSTEM_MATRIX"):
-            Path(os.environ["MAINSTEM_MATRIX"]).write_text(table + "\n")
+        if os.environ.get("BROKER_MATRIX"):
+            Path(os.environ["BROKER_MATRIX"]).write_text(table + "\n")
     for directory in KEPT:
         terminalreporter.write_line(f"data and logs of the nodes are kept in {directory}")
 

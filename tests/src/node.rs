@@ -58,12 +58,12 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// The binary under test: `$MAINSTEM_BINARY`, else the one that `make build` makes.
+/// The binary under test: `$BROKER_BINARY`, else the one that `make build` makes.
 ///
 /// # Panics
 /// If there is none.
 pub fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("MAINSTEM_BINARY") {
+    if let Some(path) = std::env::var_os("BROKER_BINARY") {
         return PathBuf::from(path);
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))

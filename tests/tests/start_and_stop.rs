@@ -56,35 +56,32 @@ fn used_directory() -> tempfile::TempDir {
     directory
 }
 
+/// The command line of a node on `data`, on free ports.
+fn serve_arguments(data: &Path) -> Vec<&str> {
+    let mut arguments = vec!["serve", "--data-dir", data.to_str().expect("a path")];
+    for flag in [
+        "--kafka-listen",
+        "--mqtt-listen",
+        "--mqtt-ws-listen",
+        "--admin-listen",
+    ] {
+        arguments.extend([flag, "127.0.0.1:0"]);
+    }
+    arguments
+}
+
 /// Starts on `data` and expects a failure whose message has each of `names`; nothing may be gone.
 fn refuses(data: &Path, names: &[&str]) {
+    refuses_keeping(data, names, |_| true);
+}
+
+/// The same, of the files that `keeps` names.
+fn refuses_keeping(data: &Path, names: &[&str], keeps: impl Fn(&Path) -> bool) {
     let before = contents(data);
-    let arguments = [
-        "serve",
-        "--data-dir",
-        data.to_str().expect("a path"),
-        "--kafka-listen",
-        "127.0.0.1:0",
-        "--mqtt-listen",
-        "127.0.0.1:0",
-        "--mqtt-ws-listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "127.0.0.1:0",
-    ];
-    let ended = run_to_end(&arguments, &[]);
-    assert!(
-        !ended.status.success(),
-        "it ended with {}:\n{}",
-        ended.status,
-        ended.text()
-    );
-    assert_eq!(
-        ended.status.code(),
-        Some(1),
-        "not a signal and no panic:\n{}",
-        ended.text()
-    );
+    let ended = run_to_end(&serve_arguments(data), &[]);
+    let text = ended.text();
+    // Neither a success nor a signal nor a panic.
+    assert_eq!(ended.status.code(), Some(1), "{}:\n{text}", ended.status);
     for name in names {
         assert!(
             ended.stderr.contains(name),
@@ -92,7 +89,7 @@ fn refuses(data: &Path, names: &[&str]) {
             ended.stderr
         );
     }
-    for (path, data) in before {
+    for (path, data) in before.into_iter().filter(|(path, _)| keeps(path)) {
         let now = fs::read(&path);
         assert!(
             now.is_ok_and(|now| now == data),
@@ -116,17 +113,7 @@ fn a_second_node_on_the_same_directory_is_refused() {
 
 fn refuses_while_running(node: &Node) {
     let data = node.data_dir();
-    let listen = [
-        "--kafka-listen",
-        "--mqtt-listen",
-        "--mqtt-ws-listen",
-        "--admin-listen",
-    ];
-    let mut arguments = vec!["serve", "--data-dir", data.to_str().expect("a path")];
-    for flag in listen {
-        arguments.extend([flag, "127.0.0.1:0"]);
-    }
-    let ended = run_to_end(&arguments, &[]);
+    let ended = run_to_end(&serve_arguments(&data), &[]);
     assert_eq!(ended.status.code(), Some(1), "{}", ended.text());
     for text in [data.to_str().expect("a path"), "in use"] {
         assert!(
@@ -266,27 +253,76 @@ fn a_damaged_metadata_store_is_named() {
     starts(&data);
 }
 
+/// Copies a directory tree.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).expect("a copy");
+        }
+    }
+}
+
 #[test]
 fn a_changed_byte_in_the_metadata_store_is_named() {
     let directory = used_directory();
-    let data = directory.path().join("data");
-    let name = data.join("metadata").to_str().expect("a path").to_owned();
-    let files = contents(&data.join("metadata"));
+    let used = directory.path().join("data");
+    let files = contents(&used.join("metadata"));
     let records = files.into_iter().filter(|(path, data)| {
         let text = path.to_string_lossy();
         (text.ends_with(".log") || text.ends_with(".sst")) && data.len() > 64
     });
     let mut tried = 0;
     for (file, good) in records {
+        // RocksDB may rewrite other files before it meets the damage, so each try has its own copy.
+        let data = directory.path().join(format!("copy-{tried}"));
+        copy(&used, &data);
+        let file = data.join(file.strip_prefix(&used).expect("a file of the store"));
         let mut damaged = good.clone();
         let at = good.len() / 2;
         damaged[at] ^= 0xff;
         fs::write(&file, &damaged).expect("write");
-        refuses(&data, &[&name]);
+        let ended = run_to_end(&serve_arguments(&data), &[]);
+        assert_eq!(
+            ended.status.code(),
+            Some(1),
+            "{}:\n{}",
+            file.display(),
+            ended.text()
+        );
+        let store = data.join("metadata").display().to_string();
+        assert!(
+            ended.stderr.contains(&store),
+            "{store} is not named:\n{}",
+            ended.stderr
+        );
+        let left = fs::read(&file).expect("the damaged file is still there");
+        assert_eq!(left, damaged, "{} was changed", file.display());
         fs::write(&file, &good).expect("write");
+        starts(&data);
         tried += 1;
     }
     assert!(tried > 0, "the store has no file with data");
+}
+
+#[test]
+fn a_lost_log_is_not_made_anew() {
+    let directory = used_directory();
+    let data = directory.path().join("data");
+    let log = data.join("log");
+    let aside = directory.path().join("aside");
+    fs::rename(&log, &aside).expect("move the log away");
+    // The metadata store was opened before: RocksDB keeps house in its own directory.
+    let store = data.join("metadata");
+    refuses_keeping(&data, &[log.to_str().expect("a path")], |path| {
+        !path.starts_with(&store)
+    });
+    assert!(!log.exists(), "nothing was made in its place");
+    fs::rename(&aside, &log).expect("move it back");
     starts(&data);
 }
 

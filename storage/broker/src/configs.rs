@@ -326,15 +326,12 @@ impl Broker {
     /// flush policy that is in the metadata must be in force.
     async fn alter(&self, command: Command) -> Result<(), TopicError> {
         let core = self.core.clone();
-        let altered = self.core.env.start("alter configs", async move {
+        let alter = async move {
             core.metadata.propose(command).await?;
             core.apply_settings().await;
             Ok(())
-        });
-        altered.await.unwrap_or_else(|_| {
-            let message = "the node is stopping";
-            Err(TopicError::new(ErrorCode::UnknownServerError, message))
-        })
+        };
+        self.core.to_the_end("alter configs", alter).await
     }
 }
 

@@ -142,7 +142,32 @@ impl Core {
 
     /// Makes a topic and opens its partitions before it returns. If a topic of that name exists,
     /// [`ErrorCode::TopicAlreadyExists`].
-    pub(crate) async fn create_topic(&self, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
+    pub(crate) async fn create_topic(
+        self: &Arc<Self>,
+        new: NewTopic,
+    ) -> Result<Arc<Topic>, TopicError> {
+        let core = self.clone();
+        self.to_the_end(
+            "create topic",
+            async move { core.create_topic_here(new).await },
+        )
+        .await
+    }
+
+    /// Runs a change to its end also if whoever asked for it goes away: what is in the metadata must
+    /// be done to the log too.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        change: impl Future<Output = Result<T, TopicError>> + Send + 'static,
+    ) -> Result<T, TopicError> {
+        self.env.start(name, change).await.unwrap_or_else(|_| {
+            let message = "the node is stopping";
+            Err(TopicError::new(ErrorCode::UnknownServerError, message))
+        })
+    }
+
+    async fn create_topic_here(&self, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
         let _guard = self.topics_change.lock().await;
         let id = TopicId(Uuid::from_bytes(self.env.random_uuid()));
         let segments = (0..new.partitions).map(|_| NewSegment {
@@ -173,9 +198,69 @@ impl Core {
         Ok(topic)
     }
 
+    async fn delete_topic_here(&self, id: TopicId) -> Result<Arc<Topic>, TopicError> {
+        let _guard = self.topics_change.lock().await;
+        let unknown = |code: ErrorCode| TopicError::new(code, code.text());
+        let topic = self
+            .find_topic(&self.image(), &TopicRef::Id(id))
+            .map_err(unknown)?;
+        self.metadata.propose(Command::DeleteTopic { id }).await?;
+        for index in (0..).map(PartitionIndex).take(topic.partitions.len()) {
+            let id = PartitionId {
+                topic: topic.id,
+                index,
+            };
+            self.forget_failed(id);
+            if let Err(error) = self.log.remove_partition(id).await {
+                // The metadata has forgotten it; what is left is removed at the next start.
+                tracing::warn!(topic = %topic.name, partition = index.0, %error, "files left");
+            }
+        }
+        tracing::info!(topic = %topic.name, "topic deleted");
+        Ok(topic)
+    }
+
+    async fn grow_topic_here(
+        &self,
+        topic: TopicId,
+        present: i32,
+        total: i32,
+    ) -> Result<(), TopicError> {
+        let _guard = self.topics_change.lock().await;
+        let add = (present..total).map(|_| NewSegment {
+            id: self.new_segment_id(),
+        });
+        let command = Command::CreatePartitions {
+            topic,
+            // Refused if somebody else was first.
+            expected_count: present,
+            add: add.collect(),
+        };
+        self.metadata.propose(command).await?;
+        if let Some(topic) = self.image().topic_by_id(topic) {
+            for index in (present..total).map(PartitionIndex) {
+                self.open_partition(topic, index).await;
+            }
+        }
+        Ok(())
+    }
+
     /// A topic by name, made as `new` says if it is not there.
-    pub(crate) async fn ensure_topic(&self, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
+    pub(crate) async fn ensure_topic(
+        self: &Arc<Self>,
+        new: NewTopic,
+    ) -> Result<Arc<Topic>, TopicError> {
         if let Some(topic) = self.image().topic(&new.name) {
+            let last = PartitionIndex(i32::try_from(topic.partitions.len()).unwrap_or(1) - 1);
+            let id = PartitionId {
+                topic: topic.id,
+                index: last,
+            };
+            if self.partition(id).is_err() {
+                // Somebody else is making it right now; its partitions are open when the lock is
+                // free.
+                drop(self.topics_change.lock().await);
+            }
             return Ok(topic.clone());
         }
         let name = new.name.clone();
@@ -357,7 +442,6 @@ impl Broker {
             let message = "delete.topic.enable is false";
             return Err(TopicError::new(ErrorCode::TopicDeletionDisabled, message));
         }
-        let _guard = self.core.topics_change.lock().await;
         let topic = self
             .core
             .find_topic(&self.core.image(), topic)
@@ -366,23 +450,9 @@ impl Broker {
             let message = format!("'{}' is internal and can't be deleted", topic.name);
             return Err(TopicError::new(ErrorCode::InvalidTopicException, message));
         }
-        self.core
-            .metadata
-            .propose(Command::DeleteTopic { id: topic.id })
-            .await?;
-        for index in (0..).map(PartitionIndex).take(topic.partitions.len()) {
-            let id = PartitionId {
-                topic: topic.id,
-                index,
-            };
-            self.core.forget_failed(id);
-            if let Err(error) = self.core.log.remove_partition(id).await {
-                // The metadata has forgotten it; what is left is removed at the next start.
-                tracing::warn!(topic = %topic.name, partition = index.0, %error, "files left");
-            }
-        }
-        tracing::info!(topic = %topic.name, "topic deleted");
-        Ok(topic)
+        let (core, id) = (self.core.clone(), topic.id);
+        let delete = async move { core.delete_topic_here(id).await };
+        self.core.to_the_end("delete topic", delete).await
     }
 
     /// Grows a topic to `total` partitions. It never shrinks.
@@ -394,7 +464,6 @@ impl Broker {
         assignments: Option<Vec<Vec<BrokerId>>>,
         validate_only: bool,
     ) -> Result<(), TopicError> {
-        let _guard = self.core.topics_change.lock().await;
         let image = self.core.image();
         let topic = self
             .core
@@ -425,22 +494,9 @@ impl Broker {
         if validate_only {
             return Ok(());
         }
-        let add = (present..total).map(|_| NewSegment {
-            id: self.core.new_segment_id(),
-        });
-        let command = Command::CreatePartitions {
-            topic: topic.id,
-            expected_count: present,
-            add: add.collect(),
-        };
-        self.core.metadata.propose(command).await?;
-        let image = self.core.image();
-        if let Some(topic) = image.topic_by_id(topic.id) {
-            for index in (present..total).map(PartitionIndex) {
-                self.core.open_partition(topic, index).await;
-            }
-        }
-        Ok(())
+        let (core, id) = (self.core.clone(), topic.id);
+        let grow = async move { core.grow_topic_here(id, present, total).await };
+        self.core.to_the_end("create partitions", grow).await
     }
 }
 

@@ -29,9 +29,9 @@ QUICK = {
 
 
 def binary():
-    """The binary under test: $MAINSTEM_BINARY, as `make` sets it."""
-    path = os.environ.get("MAINSTEM_BINARY")
-    assert path, "MAINSTEM_BINARY is not set: run `make clients`, or scripts/client-tests"
+    """The binary under test: $BROKER_BINARY, as `make` sets it."""
+    path = os.environ.get("BROKER_BINARY")
+    assert path, "BROKER_BINARY is not set: run `make clients`, or scripts/client-tests"
     return path
 
 

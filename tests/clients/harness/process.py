@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 CLIENTS = Path(
-    os.environ.get("MAINSTEM_CLIENTS")
+    os.environ.get("BROKER_CLIENTS")
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mainstem" / "clients"
 )
 HERE = Path(__file__).resolve().parent.parent
