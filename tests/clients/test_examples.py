@@ -36,7 +36,7 @@ def measured(broker):
 
 
 def aggregate(broker, group="weather"):
-    options = ("--bootstrap", broker.bootstrap, "--group", group, "--idle", "6")
+    options = ("--bootstrap", broker.bootstrap, "--group", group, "--idle", "3")
     return run("aggregate.py", *options)
 
 

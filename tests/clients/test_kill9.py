@@ -6,6 +6,7 @@ The moments are drawn from a seed that is printed; BROKER_SEED repeats a run.
 
 import os
 import random
+import time
 from collections import Counter
 
 import pytest

@@ -1,6 +1,11 @@
 //! The life of a node: one per data directory, damage is named and never repaired by deletion, a
 //! SIGTERM drains, what was acknowledged is there after a kill.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests watch a real process in real time"
+)]
+
 use std::{
     collections::BTreeMap,
     fs,
