@@ -89,7 +89,7 @@ class Drill:
         self.away.leave()
         self.away_once.leave()
         for load in self.loads:
-            load.start()
+            load.start(records * 4)
         moment = int(records * self.random.uniform(0.05, 0.95))
         until(lambda: done() >= moment, lambda: f"{moment} records, now {done()}", LIMIT_S)
         let_pass(self.random.uniform(0, 0.05), "the moment of the kill is random")
@@ -130,7 +130,10 @@ class Drill:
         values = Counter(read_all(self.broker, MQTT).values())
         for load in (self.at_least_once, self.exactly_once):
             lost = [value for value in load.acked if not values[value]]
-            assert not lost, f"round {number}: {load.name}: {len(lost)} lost: {lost[:5]}"
+            assert not lost, (
+                f"round {number}: {load.name}: {len(lost)} lost: {lost[:5]};"
+                f" releases answered with not found: {load.not_found[-20:]}"
+            )
             assert load.lost_sessions == 0, f"{load.name}: the session was not present"
         repeated = [value for value in self.exactly_once.acked if values[value] > 1]
         assert not repeated, f"round {number}: at QoS 2 stored twice: {repeated[:5]}"

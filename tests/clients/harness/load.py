@@ -16,6 +16,9 @@ from .wait import until
 UNDER_WAY_MAX = 200
 # Below the broker's Receive Maximum of 32, which paho does not look at.
 INFLIGHT_MAX = 20
+# Kafka records a second and load: a multiple of what MQTT's acknowledgements allow, so that each round
+# has enough of both, and the checker does not drown in the one.
+KAFKA_RATE = 1500
 # Reason code "packet identifier not found".
 NOT_FOUND = 0x92
 
@@ -34,14 +37,18 @@ class Load:
     def acked_count(self):
         raise NotImplementedError
 
-    def start(self):
+    def start(self, records_max):
+        """Sends until told to stop, at most `records_max`: the fast must not bury the slow."""
         self.stopping.clear()
+        self.left = records_max
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self):
         while not self.stopping.is_set():
-            if not self.step():
+            if self.left > 0 and self.step():
+                self.left -= 1
+            else:
                 time.sleep(0.001)  # the pace while the queue is full
 
     def step(self):
@@ -94,9 +101,14 @@ class KafkaLoad(Load):
         else:
             self.acked[message.partition(), message.offset()] = message.value().decode()
 
+    def start(self):
+        self.began, self.sent_before = time.monotonic(), len(self.sent)
+        super().start()
+
     def step(self):
         self.producer.poll(0)
-        if len(self.producer) >= UNDER_WAY_MAX:
+        allowed = self.sent_before + (time.monotonic() - self.began) * KAFKA_RATE
+        if len(self.producer) >= UNDER_WAY_MAX or len(self.sent) >= allowed:
             return False
         value = self.next_value()
         self.producer.produce(self.topic, value, key=value, on_delivery=self._delivered)
@@ -145,6 +157,8 @@ class MqttLoad(Load):
         self.topic, self.qos = f"{topic}/{self.name}", qos
         self.acked = set()
         self.under_way = deque()
+        # Packet id -> its last message, and the messages whose release was answered "not found".
+        self.mids, self.not_found = {}, []
         self.lost_sessions = 0
         self.connects = 0
         self.client = lasting_client(broker, self.name)
@@ -160,10 +174,12 @@ class MqttLoad(Load):
             self.lost_sessions += 1
         self.connects += 1
 
-    def _on_publish(self, _client, _data, _mid, reason, _props):
+    def _on_publish(self, _client, _data, mid, reason, _props):
         # A PUBREL sent again after a crash may name an identifier that was released already: "not an
         # error during recovery" (MQTT 5, 3.7.2.1). The checker looks for the message itself.
         is_released = self.qos == 2 and self.connects > 1 and reason.value == NOT_FOUND
+        if reason.value == NOT_FOUND:
+            self.not_found.append((mid, self.mids.get(mid)))
         if reason.is_failure and not is_released:
             self.errors.append(f"refused: {reason}")
 
@@ -183,7 +199,9 @@ class MqttLoad(Load):
             self._collect()
             return len(self.under_way) < UNDER_WAY_MAX
         value = self.next_value()
-        self.under_way.append((value, self.client.publish(self.topic, value, self.qos)))
+        handle = self.client.publish(self.topic, value, self.qos)
+        self.under_way.append((value, handle))
+        self.mids[handle.mid] = value
         if len(self.under_way) % 20 == 0:
             self._collect()
         return True

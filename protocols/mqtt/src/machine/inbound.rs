@@ -22,6 +22,9 @@ struct Exchange {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
+    /// Open since an earlier connection. Whether its record was stored, and so whether PUBREC may be
+    /// sent, only the broker knows: a repeated PUBLISH goes up once more, under the same identity.
+    Resumed,
     /// With the broker; PUBREC is to come.
     Publishing,
     /// PUBREC was sent.
@@ -69,10 +72,8 @@ pub(super) struct Inbound {
 
 impl Inbound {
     pub(super) fn new(options: &Options, released_not: impl IntoIterator<Item = PacketId>) -> Self {
-        let received = || Exchange {
-            phase: Phase::Received {
-                repeat_waits: false,
-            },
+        let resumed = || Exchange {
+            phase: Phase::Resumed,
             counted: false,
         };
         let receive_maximum = usize::from(options.receive_maximum.max(1));
@@ -81,10 +82,7 @@ impl Inbound {
             receive_maximum,
             awaiting_rel_max: options.awaiting_rel_max.max(receive_maximum),
             quota_used: 0,
-            exchanges: released_not
-                .into_iter()
-                .map(|id| (id, received()))
-                .collect(),
+            exchanges: released_not.into_iter().map(|id| (id, resumed())).collect(),
             waiting: VecDeque::new(),
             first_receipt: 0,
             aliases: Vec::new(),
@@ -120,12 +118,16 @@ impl Inbound {
             effects.push(Effect::Publish(upward(topic, publish, None)));
             return Ok(());
         };
-        if publish.qos == QoS::ExactlyOnce && self.exchanges.contains_key(&id) {
+        let open = (publish.qos == QoS::ExactlyOnce)
+            .then(|| self.exchanges.get(&id))
+            .flatten();
+        let is_resumed = open.is_some_and(|exchange| exchange.phase == Phase::Resumed);
+        if open.is_some() && !is_resumed {
             return self.publish_again(id, effects);
         }
         self.take_quota()?;
         let kind = if publish.qos == QoS::ExactlyOnce {
-            if self.exchanges.len() >= self.awaiting_rel_max {
+            if !is_resumed && self.exchanges.len() >= self.awaiting_rel_max {
                 let reason = ReasonCode::QUOTA_EXCEEDED;
                 return Err(DecodeError::new(
                     reason,
@@ -192,7 +194,7 @@ impl Inbound {
         exchange.counted = true;
         match exchange.phase {
             // Its PUBREC is on its way, and so is the second one.
-            Phase::Publishing | Phase::Received { repeat_waits: true } => Ok(()),
+            Phase::Resumed | Phase::Publishing | Phase::Received { repeat_waits: true } => Ok(()),
             Phase::Received {
                 repeat_waits: false,
             } => {
@@ -342,7 +344,8 @@ impl Inbound {
             }
             Some(exchange) => match exchange.phase {
                 Phase::Publishing => Err(DecodeError::protocol("PUBREL before PUBREC")),
-                Phase::Received { .. } => {
+                // The client has its PUBREC, of this connection or an earlier one.
+                Phase::Resumed | Phase::Received { .. } => {
                     exchange.phase = Phase::Releasing;
                     effects.push(Effect::Release(id));
                     Ok(())

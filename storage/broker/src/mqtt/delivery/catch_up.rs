@@ -24,6 +24,15 @@ pub(crate) struct OwnFilters {
     trie: Trie<Arc<Subscription>>,
 }
 
+/// What of one read is a session's.
+struct Matched {
+    /// Where to go on.
+    next: Offset,
+    deliveries: Vec<Delivery>,
+    /// What would be its, had it not expired; in order.
+    expired: Vec<Offset>,
+}
+
 /// What a read of the log gave.
 pub(crate) enum Reading {
     /// Records, to be gone on with at `Chunk::next`.
@@ -78,7 +87,7 @@ impl Hub {
         filters: &mut OwnFilters,
     ) {
         let reading = self.read_log(partition, from, CATCH_UP_READ_BYTES).await;
-        let (next, deliveries) = match reading {
+        let matched = match reading {
             Reading::Chunk(chunk) => {
                 filters.refresh(entry);
                 self.match_own(entry, (partition, from), &chunk, filters)
@@ -89,7 +98,7 @@ impl Hub {
                         .dropped_retention
                         .inc_by(next.0.abs_diff(from.0));
                 }
-                (next, Vec::new())
+                Matched::none(next)
             }
             Reading::Gone => {
                 entry
@@ -104,11 +113,17 @@ impl Hub {
                 return;
             }
         };
-        let pushed = entry
-            .state
-            .lock()
-            .inbox
-            .push_read(partition, (from, next), deliveries);
+        let pushed =
+            entry
+                .state
+                .lock()
+                .inbox
+                .push_read(partition, (from, matched.next), matched.deliveries);
+        if let Some(reached) = pushed.reached {
+            // What lies behind it is read again.
+            let expired = matched.expired.partition_point(|offset| *offset < reached);
+            self.metrics.dropped_expired.inc_by(expired as u64);
+        }
         if pushed.dropped > 0 {
             self.metrics.dropped_queue_full.inc_by(pushed.dropped);
         }
@@ -122,11 +137,11 @@ impl Hub {
         (partition, from): (PartitionId, Offset),
         chunk: &Chunk,
         filters: &OwnFilters,
-    ) -> (Offset, Vec<Delivery>) {
+    ) -> Matched {
         let room = entry.state.lock().inbox.room().max(1);
         let image = self.core.image();
         let Some(topic) = image.topic_by_id(partition.topic) else {
-            return (chunk.next, Vec::new());
+            return Matched::none(chunk.next);
         };
         let how = Scan {
             kafka_topic: &topic.name,
@@ -137,6 +152,7 @@ impl Hub {
         let now_ms = self.core.env.wall_ms();
         let mut scratch = Scratch::default();
         let mut deliveries: Vec<Delivery> = Vec::new();
+        let mut expired = Vec::new();
         let mut next = chunk.next;
         scan(&how, chunk, from, &mut String::new(), |scanned| {
             if deliveries.len() >= room {
@@ -168,12 +184,30 @@ impl Hub {
                     }
                 });
             match found {
-                Some(delivery) if delivery.message.is_expired(now_ms) => scanned.count_expired(),
+                Some(delivery) if delivery.message.is_expired(now_ms) => {
+                    expired.push(scanned.offset);
+                }
                 found => deliveries.extend(found),
             }
             ControlFlow::Continue(())
         });
-        (next, deliveries)
+        Matched {
+            next,
+            deliveries,
+            expired,
+        }
+    }
+}
+
+// === impl Matched ===
+
+impl Matched {
+    fn none(next: Offset) -> Self {
+        Self {
+            next,
+            deliveries: Vec::new(),
+            expired: Vec::new(),
+        }
     }
 }
 

@@ -50,11 +50,6 @@ impl Scanned<'_> {
         }
         message
     }
-
-    /// Counts that it has expired for one who would have got it.
-    pub(crate) fn count_expired(&self) {
-        self.metrics.dropped_expired.inc();
-    }
 }
 
 /// Gives each data record of `chunk` at or above `from` to `visit`, in order, until it breaks. A

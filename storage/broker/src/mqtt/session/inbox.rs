@@ -87,6 +87,8 @@ pub(crate) struct Pushed {
     pub(crate) wake: bool,
     /// QoS 0 messages that found no room.
     pub(crate) dropped: u64,
+    /// Where reading goes on, if what was read counts.
+    pub(crate) reached: Option<Offset>,
 }
 
 /// Records of shared subscriptions that others must get.
@@ -289,6 +291,7 @@ impl Inbox {
             pushed.wake = true;
         }
         self.set_mode(partition, Mode::Behind(reached));
+        pushed.reached = Some(reached);
         pushed
     }
 

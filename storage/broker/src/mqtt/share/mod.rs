@@ -412,7 +412,7 @@ impl ShareGroup {
                 message,
             };
             if candidate.message.is_expired(now_ms) {
-                scanned.count_expired();
+                hub.metrics.dropped_expired.inc();
                 return ControlFlow::Continue(());
             }
             if self.assign(&mut inner, partition, &candidate)
