@@ -89,7 +89,7 @@ class Drill:
         self.away.leave()
         self.away_once.leave()
         for load in self.loads:
-            load.start(records * 4)
+            load.start()
         moment = int(records * self.random.uniform(0.05, 0.95))
         until(lambda: done() >= moment, lambda: f"{moment} records, now {done()}", LIMIT_S)
         let_pass(self.random.uniform(0, 0.05), "the moment of the kill is random")

@@ -37,18 +37,14 @@ class Load:
     def acked_count(self):
         raise NotImplementedError
 
-    def start(self, records_max):
-        """Sends until told to stop, at most `records_max`: the fast must not bury the slow."""
+    def start(self):
         self.stopping.clear()
-        self.left = records_max
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self):
         while not self.stopping.is_set():
-            if self.left > 0 and self.step():
-                self.left -= 1
-            else:
+            if not self.step():
                 time.sleep(0.001)  # the pace while the queue is full
 
     def step(self):
