@@ -20,6 +20,8 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.failed:
         for broker in getattr(item.session, "brokers", []):
+            if broker.process is None:
+                continue
             report.sections.append((f"log of the node in {broker.directory}", broker.log_tail(20)))
 
 

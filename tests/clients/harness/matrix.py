@@ -138,7 +138,7 @@ def compare_mqtt_to_kafka(wanted, got, producer, client, window):
         assert window[0] <= have.timestamp <= window[1], f"{what}: timestamp {have.timestamp}"
         headers = dict(have.headers)
         own = {
-            "mqtt.client": producer.client_id.encode(),
+            "mqtt.client": producer.client_id_of(want).encode(),
             "content-type": want.content_type and want.content_type.encode(),
             "mqtt.response-topic": want.response_topic and want.response_topic.encode(),
             "mqtt.correlation-data": want.correlation,

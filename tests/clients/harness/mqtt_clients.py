@@ -37,6 +37,10 @@ class MqttClient:
     def client_id(self):
         return f"mx-{self.name}"
 
+    def client_id_of(self, message):
+        """The client id under which `message` is published."""
+        return self.client_id
+
     def publish(self, message):
         """Publishes and waits for the acknowledgement that the QoS asks for."""
         raise NotImplementedError
@@ -219,9 +223,14 @@ class Mosquitto(MqttClient):
         self.process = None
         self.out = self.directory / "mosquitto_sub.out"
 
+    def client_id_of(self, message):
+        # Each message has a connection of its own. Nobody takes over the one whose message is not
+        # waited for, which would be allowed to lose it.
+        return self.client_id if message.qos else f"{self.client_id}-unacknowledged"
+
     def publish(self, message):
         command = ["mosquitto_pub", "-h", "127.0.0.1", "-p", str(self.broker.mqtt_port)]
-        command += ["-V", "mqttv5", "-i", self.client_id, "-t", message.topic]
+        command += ["-V", "mqttv5", "-i", self.client_id_of(message), "-t", message.topic]
         command += ["-q", str(message.qos)] + (["-r"] if message.retain else [])
         for name, value in message.user:
             command += ["-D", "publish", "user-property", name, value]
