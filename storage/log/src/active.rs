@@ -4,10 +4,10 @@ use std::{path::PathBuf, sync::Arc};
 
 use mainstem_env::File;
 use mainstem_record::Offset;
-use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::{
     dedupe::Dedupe,
+    digest::{Digest, digest_of_chunks},
     index_file::{self, Header},
     paths,
     segment::Segment,
@@ -24,26 +24,18 @@ pub(crate) struct Active {
     /// Up to where it is on stable storage.
     pub(crate) synced: Offset,
     pub(crate) synced_position: u64,
+    /// Kept up to date with the appends, so that a seal need not read the file again.
     pub(crate) digest: Digest,
 }
 
-/// XXH3-128 of the file: kept up to date with the appends, so that a seal need not read it again.
-pub(crate) enum Digest {
-    /// Of everything so far.
-    Running(Box<Xxh3Default>),
-    /// As it was at the clean stop; nothing was appended since.
-    Known(u128),
-    /// It must be read from the file.
-    Unknown,
-}
-
 /// A segment that takes no more appends and is synced.
+#[derive(Clone)]
 pub(crate) struct Frozen {
     pub(crate) segment: Arc<Segment>,
     pub(crate) file: Arc<dyn File>,
     pub(crate) end: Offset,
     pub(crate) bytes: u64,
-    pub(crate) digest: Option<u128>,
+    pub(crate) digest: Digest,
 }
 
 // === impl Active ===
@@ -77,50 +69,26 @@ impl Active {
             file: self.file.clone(),
             end: self.next,
             bytes: self.position,
-            digest: self.digest.value(),
+            digest: self.digest.clone(),
         }
     }
 
     /// The file that lets the next start take this segment as it is; `None` if that would need
-    /// the whole segment to be read.
+    /// the file to be read.
     pub(crate) fn snapshot(&self, dedupe: &Dedupe, run: u128) -> Option<(PathBuf, Vec<u8>)> {
-        let digest = self.digest.value()?;
         let path = self.segment.path.with_extension(paths::SNAPSHOT);
-        let bytes = self.freeze().index_file(digest, dedupe, Some(run))?;
+        let bytes = self.freeze().index_file(dedupe, Some(run))?;
         Some((path, bytes))
-    }
-}
-
-// === impl Digest ===
-
-impl Digest {
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Running(hasher) => hasher.update(bytes),
-            Self::Known(_) => *self = Self::Unknown,
-            Self::Unknown => {}
-        }
-    }
-
-    fn value(&self) -> Option<u128> {
-        match self {
-            Self::Running(hasher) => Some(hasher.digest128()),
-            Self::Known(digest) => Some(*digest),
-            Self::Unknown => None,
-        }
     }
 }
 
 // === impl Frozen ===
 
 impl Frozen {
-    /// The content of the index file; `None` if the segment is not active any more.
-    pub(crate) fn index_file(
-        &self,
-        digest: u128,
-        dedupe: &Dedupe,
-        run: Option<u128>,
-    ) -> Option<Vec<u8>> {
+    /// The content of the index file; `None` if the segment is not active any more, or its digest
+    /// not complete.
+    pub(crate) fn index_file(&self, dedupe: &Dedupe, run: Option<u128>) -> Option<Vec<u8>> {
+        let chunks = self.digest.chunks()?;
         let state = self.segment.state.read();
         let (_, index) = state.open.as_ref()?;
         let (min_timestamp, max_timestamp) = index.time_range();
@@ -133,8 +101,8 @@ impl Frozen {
             min_timestamp,
             max_timestamp,
             created_wall_ms: self.segment.created_wall_ms,
-            digest,
+            digest: digest_of_chunks(&chunks),
         };
-        Some(index_file::encode(&header, index, dedupe, run))
+        Some(index_file::encode(&header, &chunks, index, dedupe, run))
     }
 }

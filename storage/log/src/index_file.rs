@@ -11,11 +11,13 @@ use mainstem_record::{LeaderEpoch, Offset, SegmentId};
 
 use crate::{
     dedupe::{Dedupe, Fields, Producers, Qos2},
+    digest::{Digest, digest_of_chunks},
     index::{Entry, Index},
 };
 
 const MAGIC: [u8; 4] = *b"MSIX";
-const VERSION: u32 = 1;
+/// Version 1 had no digests of chunks; a file of it counts as none and is made again.
+const VERSION: u32 = 2;
 
 const TAG_HEADER: u32 = 1;
 const TAG_OFFSETS: u32 = 2;
@@ -23,6 +25,7 @@ const TAG_TIMES: u32 = 3;
 const TAG_PRODUCERS: u32 = 4;
 const TAG_QOS2: u32 = 5;
 const TAG_RUN: u32 = 6;
+const TAG_CHUNKS: u32 = 7;
 
 const HEADER_BYTES: usize = 16 + 8 + 8 + 4 + 8 + 8 + 8 + 8 + 16 + 4;
 
@@ -44,6 +47,7 @@ pub(crate) struct Header {
     pub(crate) min_timestamp: i64,
     pub(crate) max_timestamp: i64,
     pub(crate) created_wall_ms: i64,
+    /// Of the chunks' digests; see [`crate::digest`].
     pub(crate) digest: u128,
 }
 
@@ -53,6 +57,7 @@ pub(crate) struct Contents {
     pub(crate) header: Header,
     pub(crate) index: Index,
     pub(crate) dedupe: Dedupe,
+    pub(crate) digest: Digest,
     /// Which run of the process wrote it; only in the file of an active segment.
     pub(crate) run: Option<u128>,
 }
@@ -76,6 +81,7 @@ pub(crate) enum IndexFileError {
 
 pub(crate) fn encode(
     header: &Header,
+    chunks: &[u128],
     index: &Index,
     dedupe: &Dedupe,
     run: Option<u128>,
@@ -93,6 +99,11 @@ pub(crate) fn encode(
     section(&mut out, TAG_TIMES, |out| {
         for entry in index.entries() {
             out.extend_from_slice(&entry.max_before.to_le_bytes());
+        }
+    });
+    section(&mut out, TAG_CHUNKS, |out| {
+        for chunk in chunks {
+            out.extend_from_slice(&chunk.to_le_bytes());
         }
     });
     section(&mut out, TAG_PRODUCERS, |out| dedupe.producers.encode(out));
@@ -160,7 +171,8 @@ pub(crate) fn decode(
     }
     let mut fields = open(body)?;
     let mut found_header = None;
-    let (mut offsets, mut times, mut run) = (&[][..], &[][..], None);
+    let (mut offsets, mut times, mut chunks) = (&[][..], &[][..], &[][..]);
+    let mut run = None;
     let mut dedupe = Dedupe::new(expiry_ms);
     while !fields.0.is_empty() {
         let (tag, payload) = next_section(&mut fields)?;
@@ -169,6 +181,7 @@ pub(crate) fn decode(
             TAG_HEADER => found_header = Some(header(payload).ok_or(bad)?),
             TAG_OFFSETS => offsets = payload,
             TAG_TIMES => times = payload,
+            TAG_CHUNKS => chunks = payload,
             TAG_PRODUCERS => {
                 dedupe.producers = Producers::decode(payload, expiry_ms).ok_or(bad)?;
             }
@@ -181,6 +194,7 @@ pub(crate) fn decode(
         }
     }
     let header = found_header.ok_or(IndexFileError::Section(TAG_HEADER))?;
+    let digest = digest(chunks, &header).ok_or(IndexFileError::Section(TAG_CHUNKS))?;
     let entries = entries(offsets, times).ok_or(IndexFileError::Section(TAG_OFFSETS))?;
     let range = (header.min_timestamp, header.max_timestamp);
     let index = Index::from_parts(header.base, interval, entries, range);
@@ -188,6 +202,7 @@ pub(crate) fn decode(
         header,
         index,
         dedupe,
+        digest,
         run,
     })
 }
@@ -234,6 +249,19 @@ fn header(payload: &[u8]) -> Option<Header> {
     })
 }
 
+/// The digest of the file, if the chunks are those that the header speaks of.
+fn digest(chunks: &[u8], header: &Header) -> Option<Digest> {
+    let (chunks, rest) = chunks.as_chunks::<16>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let chunks: Vec<u128> = chunks.iter().map(|c| u128::from_le_bytes(*c)).collect();
+    if digest_of_chunks(&chunks) != header.digest {
+        return None;
+    }
+    Digest::from_chunks(chunks, header.bytes)
+}
+
 /// The entries, if both sections have as many and they rise.
 fn entries(offsets: &[u8], times: &[u8]) -> Option<Vec<Entry>> {
     let (offsets, offsets_rest) = offsets.as_chunks::<8>();
@@ -267,6 +295,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::digest::CHUNK_BYTES;
+
+    const CHUNKS: [u128; 3] = [1 << 99, 7, 8];
 
     fn sample(count: u32) -> (Header, Index, Dedupe) {
         let header = Header {
@@ -274,11 +305,11 @@ mod tests {
             base: Offset(100),
             end: Offset(900),
             epoch: LeaderEpoch(3),
-            bytes: 77,
+            bytes: 2 * CHUNK_BYTES + 77,
             min_timestamp: -1,
             max_timestamp: 55,
             created_wall_ms: 9,
-            digest: 1 << 99,
+            digest: digest_of_chunks(&CHUNKS),
         };
         let entries = (0..count)
             .map(|i| Entry {
@@ -294,7 +325,7 @@ mod tests {
     #[test]
     fn file_round_trips_and_skips_unknown_sections() {
         let (header, index, dedupe) = sample(9);
-        let file = encode(&header, &index, &dedupe, Some(4));
+        let file = encode(&header, &CHUNKS, &index, &dedupe, Some(4));
         let mut longer = file[..file.len() - 4].to_vec();
         section(&mut longer, 4711, |out| out.extend_from_slice(b"new"));
         let crc = crc32c::crc32c(&longer);
@@ -304,8 +335,19 @@ mod tests {
             let contents = decode(&bytes, 4096, 10).expect("decodes");
             assert_eq!(contents.header, header);
             assert_eq!(contents.index, index);
+            assert_eq!(contents.digest.chunks(), Some(CHUNKS.to_vec()));
             assert_eq!(contents.dedupe, dedupe);
             assert_eq!(contents.run, Some(4));
+        }
+    }
+
+    #[test]
+    fn chunks_must_be_those_of_the_header() {
+        let (header, index, dedupe) = sample(2);
+        for chunks in [&CHUNKS[..2], &[1, 2, 3], &[]] {
+            let file = encode(&header, chunks, &index, &dedupe, None);
+            let error = decode(&file, 4096, 10).expect_err("of something else");
+            assert_eq!(error, IndexFileError::Section(TAG_CHUNKS));
         }
     }
 
@@ -313,7 +355,7 @@ mod tests {
         #[test]
         fn any_flipped_bit_is_found(count in 0u32..20, at in any::<prop::sample::Index>(), bit in 0u8..8) {
             let (header, index, dedupe) = sample(count);
-            let mut file = encode(&header, &index, &dedupe, None);
+            let mut file = encode(&header, &CHUNKS, &index, &dedupe, None);
             let at = at.index(file.len());
             file[at] ^= 1 << bit;
             prop_assert!(decode(&file, 4096, 10).is_err());
@@ -321,7 +363,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let mut file = b"MSIX\x01\0\0\0".to_vec();
+            let mut file = b"MSIX\x02\0\0\0".to_vec();
             file.extend_from_slice(&bytes);
             let _ = decode_header(&file);
             let crc = crc32c::crc32c(&file);

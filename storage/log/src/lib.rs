@@ -34,6 +34,7 @@ mod append;
 mod cache;
 mod checkpoint;
 mod dedupe;
+mod digest;
 mod dir;
 mod error;
 mod event;

@@ -21,9 +21,10 @@ use mainstem_env::{File, Fs, OpenMode};
 use mainstem_record::Offset;
 
 use crate::{
-    active::{Active, Digest},
+    active::Active,
     checkpoint::SyncedPoint,
     dedupe::Dedupe,
+    digest::Digest,
     error::LogError,
     event::PartitionFailure,
     files::delete_file,
@@ -189,8 +190,7 @@ pub(crate) fn create_active(
     fs.sync_dir(dir)?;
     let index = Index::new(spec.base, index_interval);
     let segment = active_segment(dir, spec, wall_ms, file.clone(), index, 0);
-    let digest = Digest::Running(Box::default());
-    Ok(Active::new(segment, file, (spec.base, 0), digest))
+    Ok(Active::new(segment, file, (spec.base, 0), Digest::new()))
 }
 
 fn active_segment(
@@ -299,7 +299,7 @@ fn scan_active(
         scan.position,
     );
     let at = (scan.next, scan.position);
-    let active = Active::new(segment.clone(), file, at, Digest::Running(scan.digest));
+    let active = Active::new(segment.clone(), file, at, scan.digest);
     Ok(Found {
         segment,
         active: Some(active),
@@ -336,7 +336,7 @@ fn from_snapshot(
         header.bytes,
     );
     let at = (header.end, header.bytes);
-    let active = Active::new(segment.clone(), file, at, Digest::Known(header.digest));
+    let active = Active::new(segment.clone(), file, at, contents.digest);
     Found {
         segment,
         active: Some(active),

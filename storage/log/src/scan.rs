@@ -7,9 +7,8 @@ use mainstem_env::File;
 use mainstem_record::{
     BATCH_HEADER_BYTES, BatchError, BatchHeader, LeaderEpoch, Offset, check_stored,
 };
-use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::{dedupe::Dedupe, index::Index};
+use crate::{dedupe::Dedupe, digest::Digest, index::Index};
 
 /// How much is read at a time.
 pub(crate) const WINDOW_BYTES: usize = 1 << 20;
@@ -65,7 +64,7 @@ pub(crate) struct Scan {
     /// What follows, if it is not the end.
     pub(crate) bad: Option<Bad>,
     pub(crate) index: Index,
-    pub(crate) digest: Box<Xxh3Default>,
+    pub(crate) digest: Digest,
 }
 
 // === impl BatchReader ===
@@ -172,7 +171,7 @@ pub(crate) fn scan(
         next: options.base,
         bad: None,
         index: Index::new(options.base, options.index_interval),
-        digest: Box::default(),
+        digest: Digest::new(),
     };
     while scan.position < options.limit && options.stop_at.is_none_or(|end| scan.next < end) {
         let checked = reader.header(scan.position)?.and_then(|header| {
@@ -272,20 +271,4 @@ pub(crate) fn rewrite(file: &dyn File, start: u64, end: u64) -> io::Result<()> {
         position += bytes.len() as u64;
     }
     Ok(())
-}
-
-/// XXH3-128 of the first `len` bytes.
-pub(crate) fn digest(file: &dyn File, len: u64) -> io::Result<u128> {
-    let mut hasher = Xxh3Default::new();
-    let mut position = 0;
-    while position < len {
-        let end = len.min(position + WINDOW_BYTES as u64);
-        let bytes = read_range(file, position, end)?;
-        if bytes.len() as u64 != end - position {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        hasher.update(&bytes);
-        position = end;
-    }
-    Ok(hasher.digest128())
 }

@@ -104,7 +104,7 @@ pub struct SealInfo {
     pub bytes: u64,
     /// The highest timestamp of its batches; [`TimestampMs::NONE`] if there is none.
     pub max_timestamp: TimestampMs,
-    /// XXH3-128 of the file.
+    /// XXH3-128 of the little-endian XXH3-128s of the file's chunks of 1 MiB.
     pub digest: u128,
 }
 

@@ -11,11 +11,11 @@ use mainstem_record::{Offset, SegmentId};
 use super::{Inner, Tools};
 use crate::{
     active::{Active, Frozen},
+    digest::digest_of_chunks,
     error::PartitionError,
     inbox::Control,
     paths,
     recovery::create_active,
-    scan,
     segment::Segment,
     shared::{Shared, Status},
     spec::{SealInfo, SegmentSpec},
@@ -26,20 +26,20 @@ use crate::{
 pub(super) async fn seal_begin(inner: &Inner) -> Result<SealInfo, PartitionError> {
     let mut admin = inner.admin.lock().await;
     let mut frozen = inner.inbox.ask(&inner.shared, Control::Freeze).await??;
-    let digest = match frozen.digest {
-        Some(digest) => digest,
-        None => {
-            let (file, bytes) = (frozen.file.clone(), frozen.bytes);
-            blocking(&inner.tools, move || scan::digest(&*file, bytes)).await?
-        }
-    };
-    frozen.digest = Some(digest);
+    if frozen.digest.chunks().is_none() {
+        frozen = blocking(&inner.tools, move || {
+            frozen.digest.complete(&*frozen.file)?;
+            Ok(frozen)
+        })
+        .await?;
+    }
+    let chunks = frozen.digest.chunks().expect("complete, as just ensured");
     let info = SealInfo {
         segment: frozen.segment.id,
         end: frozen.end,
         bytes: frozen.bytes,
         max_timestamp: frozen.segment.state.read().max_timestamp,
-        digest,
+        digest: digest_of_chunks(&chunks),
     };
     *admin = Some(frozen);
     Ok(info)
@@ -69,11 +69,7 @@ pub(super) async fn seal_commit(inner: &Inner, next: SegmentSpec) -> Result<(), 
     let job = SealJob {
         shared: shared.clone(),
         tools: inner.tools.clone(),
-        frozen: admin.as_ref().map(|frozen| Frozen {
-            segment: frozen.segment.clone(),
-            file: frozen.file.clone(),
-            ..*frozen
-        }),
+        frozen: admin.clone(),
         next,
     };
     let active = blocking(&inner.tools, move || job.run()).await?;
@@ -123,13 +119,9 @@ impl SealJob {
     }
 
     fn write_index(&self, fs: &dyn Fs, frozen: &Frozen) -> io::Result<()> {
-        let digest = match frozen.digest {
-            Some(digest) => digest,
-            None => scan::digest(&*frozen.file, frozen.bytes)?,
-        };
         let dedupe = self.shared.dedupe.lock();
         let bytes = frozen
-            .index_file(digest, &dedupe, None)
+            .index_file(&dedupe, None)
             .ok_or(io::ErrorKind::InvalidInput)?;
         drop(dedupe);
         fs.write_atomic(&frozen.segment.path.with_extension(paths::INDEX), &bytes)

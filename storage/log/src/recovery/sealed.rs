@@ -8,6 +8,7 @@ use mainstem_record::TimestampMs;
 use super::RecoverOptions;
 use crate::{
     dedupe::Dedupe,
+    digest::digest_of_chunks,
     error::LogError,
     index_file::{self, Contents, HEADER_PREFIX_BYTES, Header, INDEX_FILE_BYTES_MAX},
     paths,
@@ -147,6 +148,8 @@ fn rebuild(
         file.set_len(scan.position).map_err(LogError::io(&path))?;
     }
     file.sync_all().map_err(LogError::io(&path))?;
+    // Everything was read, so nothing of it is missing.
+    let chunks = scan.digest.chunks().unwrap_or_default();
     let (min_timestamp, max_timestamp) = scan.index.time_range();
     let header = Header {
         segment: spec.id,
@@ -157,9 +160,9 @@ fn rebuild(
         min_timestamp,
         max_timestamp,
         created_wall_ms: options.wall_ms,
-        digest: scan.digest.digest128(),
+        digest: digest_of_chunks(&chunks),
     };
-    let bytes = index_file::encode(&header, &scan.index, dedupe, None);
+    let bytes = index_file::encode(&header, &chunks, &scan.index, dedupe, None);
     let index_path = path.with_extension(paths::INDEX);
     fs.write_atomic(&index_path, &bytes)
         .map_err(LogError::io(&index_path))?;
