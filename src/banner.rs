@@ -18,7 +18,7 @@ pub(crate) fn flush_policy(config: &Config) -> String {
     let interval = || {
         format!(
             "interval ({} bytes or {} ms)",
-            config.storage.flush_interval_bytes, config.storage.flush_interval_ms
+            config.topic.flush_interval_bytes, config.topic.flush_interval_ms
         )
     };
     match config.topic.flush {

@@ -269,8 +269,6 @@ fn log_options(config: &Config) -> LogOptions {
         tail_cache_bytes: storage.tail_cache_bytes,
         shard_inflight_bytes_max: storage.shard_inflight_bytes_max,
         index_interval_bytes: storage.index_interval_bytes,
-        flush_interval_bytes: storage.flush_interval_bytes,
-        flush_interval: Duration::from_millis(storage.flush_interval_ms),
         low_space_bytes: storage.low_space_bytes,
         producer_expiry: Duration::from_millis(
             config.kafka.producer_id_expiration_ms.unsigned_abs(),

@@ -37,6 +37,9 @@ const KAFKA_NAMES: [(&str, &str); 9] = [
     ("log.roll.hours", "log.roll.ms"),
     ("log.roll.jitter.hours", "log.roll.jitter.ms"),
 ];
+/// Ours and Kafka's key of the time between syncs: Kafka's counts where ours is not set.
+const INTERVAL_KEY: &str = "mainstem.flush.interval.ms";
+const KAFKA_INTERVAL_KEY: &str = "log.flush.interval.ms";
 /// Names further apart than this are no typing mistakes.
 const SUGGESTION_DISTANCE_MAX: usize = 5;
 /// No suggestion is sought for longer names than this: the work grows with the square.
@@ -91,6 +94,9 @@ pub fn load(sources: Sources) -> Result<Config, ConfigErrors> {
         mut errors,
     } = loader;
     config.settle();
+    if !places.contains_key(INTERVAL_KEY) && places.contains_key(KAFKA_INTERVAL_KEY) {
+        config.topic.take_kafka_interval();
+    }
     check::check(&config, &places, &mut errors);
     if errors.is_empty() {
         Ok(config)

@@ -18,10 +18,6 @@ section! {
             long_from(1_048_576);
         /// Bytes of log between two entries of a segment's index, for all topics.
         "log.index.interval.bytes" => index_interval_bytes: u32 = 4096, Int, int_from(1024);
-        /// With `mainstem.flush = interval`: bytes of a partition not yet synced that start a sync.
-        "mainstem.flush.interval.bytes" => flush_interval_bytes: u64 = 1_048_576, Long, long_from(1);
-        /// With `mainstem.flush = interval`: milliseconds that written bytes wait for a sync at most.
-        "mainstem.flush.interval.ms" => flush_interval_ms: u64 = 50, Long, ints(1, 3_600_000);
         /// Milliseconds between two looks for segments that retention lets go.
         "log.retention.check.interval.ms" => retention_check_ms: u64 = 300_000, Long, long_from(1);
         /// Data is refused while fewer bytes than this are free on the disk, so that metadata and

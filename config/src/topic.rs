@@ -172,12 +172,19 @@ topic_table! {
     /// `interval`.
     "mainstem.flush" / Some("mainstem.flush") => flush: Option<FlushPolicy> = None, String,
         Allowed::OneOf(&["auto", "os", "interval", "always"]);
-    /// Records after which a sync is forced; 1 means `mainstem.flush = always`, any other value but
-    /// the default `interval`.
+    /// With `mainstem.flush = interval`: bytes of a partition not yet synced that start a sync.
+    "mainstem.flush.interval.bytes" / Some("mainstem.flush.interval.bytes") => flush_interval_bytes:
+        u64 = 1_048_576, Long, long_from(1);
+    /// With `mainstem.flush = interval`: milliseconds after a write by which a sync begins.
+    "mainstem.flush.interval.ms" / Some("mainstem.flush.interval.ms") => flush_interval_ms: u64 = 50,
+        Long, long_from(1);
+    /// Records after which a sync is forced: 1 means `mainstem.flush = always`, any other value but
+    /// the default means `interval`. Records are not counted beyond that: bytes and time are.
     "flush.messages" / Some("log.flush.interval.messages") => flush_messages: i64 = i64::MAX, Long,
         long_from(1);
-    /// Milliseconds after which a sync is forced; any value but the default means
-    /// `mainstem.flush = interval`.
+    /// Milliseconds after which a sync is forced: any value but the default means
+    /// `mainstem.flush = interval` and, where `mainstem.flush.interval.ms` is not set beside it, that
+    /// time (at least 1).
     "flush.ms" / Some("log.flush.interval.ms") => flush_ms: i64 = i64::MAX, Long, long_from(0);
     /// Kept for tools: has no effect yet because the broker's `log.index.interval.bytes` holds for
     /// all topics. Bytes of log between two entries of a segment's index.
@@ -288,17 +295,24 @@ impl TopicConfig {
     /// values, which an older or newer version may have stored, leave the default.
     ///
     /// A topic that sets `flush.messages` or `flush.ms` and not `mainstem.flush` gets the policy that
-    /// those mean, whatever the broker's `mainstem.flush` says.
+    /// those mean, whatever the broker's `mainstem.flush` says; one that sets `flush.ms` and not
+    /// `mainstem.flush.interval.ms` gets the interval that it means.
     pub fn resolve<'a>(
         defaults: &TopicDefaults,
         overrides: impl Iterator<Item = (&'a str, &'a str)>,
     ) -> Self {
         let mut config = defaults.clone();
         let (mut has_policy, mut has_kafka_flush) = (false, false);
+        let (mut has_interval, mut has_kafka_interval) = (false, false);
         for (name, value) in overrides {
             let set = topic_key(name).is_some_and(|key| (key.set)(&mut config, value).is_ok());
             has_policy |= set && name == "mainstem.flush";
             has_kafka_flush |= set && matches!(name, "flush.messages" | "flush.ms");
+            has_interval |= set && name == "mainstem.flush.interval.ms";
+            has_kafka_interval |= set && name == "flush.ms";
+        }
+        if has_kafka_interval && !has_interval {
+            config.take_kafka_interval();
         }
         if has_kafka_flush && !has_policy {
             config.flush = config.kafka_flush();
@@ -323,6 +337,13 @@ impl TopicConfig {
         self.flush
             .or_else(|| self.kafka_flush())
             .unwrap_or(by_count)
+    }
+
+    /// Takes the time of `flush.ms` as the interval, if it is not left at its default.
+    pub(crate) fn take_kafka_interval(&mut self) {
+        if self.flush_ms != i64::MAX {
+            self.flush_interval_ms = self.flush_ms.max(1).unsigned_abs();
+        }
     }
 
     /// What `flush.messages` and `flush.ms` mean; `None` if they are left at their defaults.

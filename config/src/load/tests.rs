@@ -156,6 +156,19 @@ fn toml_values_of_each_kind_are_taken() {
 }
 
 #[test]
+fn kafkas_flush_interval_counts_where_ours_is_not_set() {
+    let interval = |text: &str| {
+        let topic = load(file(text)).expect(text).topic;
+        (topic.flush_policy(1), topic.flush_interval_ms)
+    };
+    use crate::FlushPolicy::{Always, Interval};
+    assert_eq!(interval(""), (Always, 50));
+    assert_eq!(interval("log.flush.interval.ms = 700"), (Interval, 700));
+    let both = "log.flush.interval.ms = 700\nmainstem.flush.interval.ms = 50";
+    assert_eq!(interval(both), (Interval, 50));
+}
+
+#[test]
 fn everything_wrong_is_reported_at_once_with_its_place() {
     let mut sources = file(
         "num.partitions = 0\n\n[mqtt]\nreceive.maximum = 70000\nrecieve.maximum = 5\n\

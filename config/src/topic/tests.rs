@@ -88,7 +88,16 @@ fn every_topic_config_of_kafka_is_there_with_its_type_and_default() {
         .iter()
         .filter(|key| KAFKA.iter().all(|(name, ..)| *name != key.name));
     let ours: Vec<&str> = ours.map(|key| key.name).collect();
-    assert_eq!(ours, ["mainstem.flush", "mqtt.access", "mqtt.isolation"]);
+    assert_eq!(
+        ours,
+        [
+            "mainstem.flush",
+            "mainstem.flush.interval.bytes",
+            "mainstem.flush.interval.ms",
+            "mqtt.access",
+            "mqtt.isolation"
+        ]
+    );
 }
 
 #[test]
@@ -285,6 +294,34 @@ fn flush_policy_is_what_is_set_else_kafkas_keys_else_by_replicas() {
     for (defaults, pairs, replicas, expected) in cases {
         let policy = resolved(defaults, pairs).flush_policy(*replicas);
         assert_eq!(policy, *expected, "{pairs:?} with {replicas} replicas");
+    }
+}
+
+#[test]
+fn interval_is_our_key_else_kafkas_time_else_the_brokers() {
+    let broker = TopicConfig {
+        flush_interval_bytes: 7,
+        flush_interval_ms: 200,
+        ..TopicConfig::default()
+    };
+    type Case<'a> = (&'a [(&'a str, &'a str)], (u64, u64));
+    let cases: &[Case<'_>] = &[
+        (&[], (7, 200)),
+        (&[("flush.ms", "1000")], (7, 1000)),
+        (&[("flush.ms", "0")], (7, 1)),
+        (&[("flush.ms", "9223372036854775807")], (7, 200)),
+        (&[("flush.messages", "10")], (7, 200)),
+        (
+            &[("flush.ms", "1000"), ("mainstem.flush.interval.ms", "50")],
+            (7, 50),
+        ),
+        (&[("mainstem.flush.interval.bytes", "4096")], (4096, 200)),
+        (&[("mainstem.flush.interval.ms", "0")], (7, 200)),
+    ];
+    for (pairs, expected) in cases {
+        let config = resolved(&broker, pairs);
+        let found = (config.flush_interval_bytes, config.flush_interval_ms);
+        assert_eq!(found, *expected, "{pairs:?}");
     }
 }
 

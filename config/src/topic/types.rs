@@ -26,7 +26,8 @@ pub enum CompressionType {
 pub enum FlushPolicy {
     /// When the operating system likes: durable by replication only.
     Os,
-    /// Some bytes or milliseconds later (`mainstem.flush.interval.bytes`, `.ms`).
+    /// Some bytes or milliseconds later, whichever comes first (`mainstem.flush.interval.bytes`,
+    /// `mainstem.flush.interval.ms`).
     Interval,
     /// Before the acknowledgement; one sync serves all that wait for it.
     Always,

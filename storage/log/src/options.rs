@@ -17,10 +17,6 @@ pub struct LogOptions {
     pub shard_inflight_count_max: usize,
     /// One index entry is made per this many bytes of a segment.
     pub index_interval_bytes: u32,
-    /// Under [`crate::Flush::Interval`]: unsynced bytes of a partition that start a sync.
-    pub flush_interval_bytes: u64,
-    /// Under [`crate::Flush::Interval`]: how long bytes stay unsynced at most.
-    pub flush_interval: Duration,
     /// Below this much free space appends are refused; internal topics go on to a quarter of it.
     pub low_space_bytes: u64,
     /// How long the state of a silent producer or QoS 2 session is kept.
@@ -43,8 +39,6 @@ impl LogOptions {
             shard_inflight_bytes_max: 64 << 20,
             shard_inflight_count_max: 65_536,
             index_interval_bytes: 4096,
-            flush_interval_bytes: 1 << 20,
-            flush_interval: Duration::from_millis(50),
             low_space_bytes: 256 << 20,
             producer_expiry: Duration::from_secs(24 * 60 * 60),
             decompressed_bytes_max: 256 << 20,

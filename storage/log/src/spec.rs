@@ -1,5 +1,7 @@
 //! What the log is told of a partition, and what it tells of its segments.
 
+use std::time::Duration;
+
 use mainstem_record::{
     LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, SegmentId, Sequence, TimestampMs,
     TimestampType,
@@ -37,8 +39,13 @@ pub struct SegmentSpec {
 pub enum Flush {
     /// When it is in the page cache; the operating system writes it back.
     Os,
-    /// When it is in the page cache; it is synced soon, by bytes and by time.
-    Interval,
+    /// When it is in the page cache; a sync begins soon, by bytes or by time, whichever comes first.
+    Interval {
+        /// Unsynced bytes of the partition that start a sync; at least 1.
+        bytes: u64,
+        /// How long after a write a sync begins at the latest.
+        time: Duration,
+    },
     /// When it is on stable storage.
     Always,
 }

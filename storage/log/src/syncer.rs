@@ -4,7 +4,7 @@
 //! them (group commit without a timer). A round syncs each dirty segment file; a journal shared by
 //! the partitions of a shard would take this module's place.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BinaryHeap, io, sync::Arc, time::Duration};
 
 use mainstem_env::{BoxFuture, Env, File};
 use mainstem_record::Offset;
@@ -35,8 +35,8 @@ pub(crate) struct SyncDone {
 #[derive(Default)]
 pub(crate) struct SyncQueue {
     wanted: Vec<usize>,
-    /// Deadlines rise: all have the same interval.
-    armed: VecDeque<(Duration, usize)>,
+    /// The nearest deadline first; each partition has its own interval.
+    armed: BinaryHeap<Reverse<(Duration, usize)>>,
 }
 
 /// A round under way.
@@ -50,7 +50,7 @@ impl SyncQueue {
     }
 
     pub(crate) fn arm(&mut self, deadline: Duration, slot: usize) {
-        self.armed.push_back((deadline, slot));
+        self.armed.push(Reverse((deadline, slot)));
     }
 
     pub(crate) fn take_wanted(&mut self) -> Vec<usize> {
@@ -58,16 +58,15 @@ impl SyncQueue {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        self.armed.front().map(|(deadline, _)| *deadline)
+        self.armed.peek().map(|Reverse((deadline, _))| *deadline)
     }
 
     /// The next partition whose deadline has come.
     pub(crate) fn pop_due(&mut self, now: Duration) -> Option<usize> {
-        let (deadline, _) = self.armed.front()?;
-        if *deadline > now {
+        if self.next_deadline()? > now {
             return None;
         }
-        self.armed.pop_front().map(|(_, slot)| slot)
+        self.armed.pop().map(|Reverse((_, slot))| slot)
     }
 }
 

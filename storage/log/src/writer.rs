@@ -203,15 +203,12 @@ impl Writer {
         let dirty_bytes = active.position - active.synced_position;
         match self.settings.flush {
             Flush::Always => self.want_sync(core),
-            Flush::Interval if dirty_bytes >= core.options.flush_interval_bytes => {
-                self.want_sync(core);
-            }
-            Flush::Interval if !self.interval_armed => {
+            Flush::Interval { bytes, .. } if dirty_bytes >= bytes => self.want_sync(core),
+            Flush::Interval { time, .. } if !self.interval_armed => {
                 self.interval_armed = true;
-                core.syncs
-                    .arm(core.now + core.options.flush_interval, self.slot);
+                core.syncs.arm(core.now.saturating_add(time), self.slot);
             }
-            Flush::Interval => {}
+            Flush::Interval { .. } => {}
             Flush::Os if self.waiters.is_empty() => {}
             Flush::Os => self.want_sync(core),
         }

@@ -173,7 +173,10 @@ impl Core {
         // One replica has nothing to lean on, so acknowledged means synced unless told otherwise.
         let flush = match config.flush_policy(replicas) {
             FlushPolicy::Os => Flush::Os,
-            FlushPolicy::Interval => Flush::Interval,
+            FlushPolicy::Interval => Flush::Interval {
+                bytes: config.flush_interval_bytes,
+                time: Duration::from_millis(config.flush_interval_ms),
+            },
             FlushPolicy::Always => Flush::Always,
         };
         PartitionSettings {

@@ -103,8 +103,6 @@ impl Life {
             shard_inflight_bytes_max: 1 << 22,
             shard_inflight_count_max: 1024,
             index_interval_bytes: 4096,
-            flush_interval_bytes: 1 << 20,
-            flush_interval: Duration::from_millis(50),
             low_space_bytes: 0,
             producer_expiry: Duration::from_secs(3600),
             decompressed_bytes_max: 1 << 20,

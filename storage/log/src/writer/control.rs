@@ -112,6 +112,10 @@ impl Writer {
 
     /// Takes over settings. What has been acknowledged or read stays so.
     pub(crate) fn set_settings(&mut self, core: &mut Core, settings: PartitionSettings) {
+        if self.settings.flush != settings.flush {
+            // A timer of the old interval may be too late for the new one.
+            self.interval_armed = false;
+        }
         self.settings = settings;
         if settings.flush == Flush::Always {
             self.schedule_sync(core);

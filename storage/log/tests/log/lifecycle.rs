@@ -18,8 +18,8 @@ use mainstem_record::{Codec, Offset, TimestampMs};
 use tokio::sync::Notify;
 
 use crate::support::{
-    Held, append, batch, batch_of, encoded, inline_env, options, partition_id, run, segment_spec,
-    settings, spec, start, values,
+    Held, LATER, append, batch, batch_of, encoded, inline_env, options, partition_id, run,
+    segment_spec, settings, spec, start, values,
 };
 
 fn memory() -> Arc<dyn Fs> {
@@ -386,7 +386,7 @@ fn change_of_flush_policy_takes_nothing_back_and_holds_for_what_follows() {
             .await
             .unwrap();
         assert_eq!(partition.ends().synced_end, Offset(2));
-        partition.update_settings(settings(Flush::Interval)).await;
+        partition.update_settings(settings(LATER)).await;
         partition
             .append(append(batch(&["c"])))
             .await

@@ -5,10 +5,12 @@
     reason = "helpers of tests fail the test, as the tests themselves do"
 )]
 
+mod clock;
 mod concurrent;
 mod directory;
 mod faultfs;
 mod faults;
+mod interval;
 mod lifecycle;
 mod model;
 mod space;

@@ -3,7 +3,7 @@
 //! The model plays metadata, too: the chain of segments is changed there first, and a log that
 //! comes back after a crash is told the newest one.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use mainstem_env::Fs;
@@ -519,16 +519,17 @@ proptest! {
         flush in prop_oneof![
             2 => Just(Flush::Always),
             1 => Just(Flush::Os),
-            1 => Just(Flush::Interval),
+            1 => prop_oneof![Just(1u64), Just(3000)].prop_map(|bytes| Flush::Interval {
+                bytes,
+                time: Duration::from_secs(3600),
+            }),
         ],
         tail_cache_bytes in prop_oneof![Just(0usize), Just(4000), Just(1 << 20)],
-        flush_interval_bytes in prop_oneof![Just(1u64), Just(3000)],
         steps in prop::collection::vec(any_step(), 1..50),
     ) {
         run(async {
             let options = LogOptions {
                 tail_cache_bytes,
-                flush_interval_bytes,
                 ..options()
             };
             let mut world = World::new(flush, options).await;

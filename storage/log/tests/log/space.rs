@@ -1,18 +1,10 @@
 //! What the operator is told of a nearly full disk.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc};
 
-use mainstem_env::{BoxFuture, Clock, Fs};
+use mainstem_env::Fs;
 use mainstem_log::{AppendError, Flush, Log, LogOptions, Partition};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -20,51 +12,10 @@ use tracing::{
 };
 
 use crate::{
+    clock::SharedClock,
     faultfs::{FaultFs, Faults},
     support::{append, batch, inline_env, options, partition_id, run, segment_spec, spec},
 };
-
-/// A clock that goes on when it is told to.
-#[derive(Default)]
-struct ManualClock {
-    now_ms: AtomicU64,
-    moved: Arc<Notify>,
-}
-
-impl ManualClock {
-    fn advance(&self, ms: u64) {
-        self.now_ms.fetch_add(ms, Ordering::SeqCst);
-        self.moved.notify_waiters();
-    }
-}
-
-/// Shared, since a sleeper outlives the call.
-#[derive(Clone, Default)]
-struct SharedClock(Arc<ManualClock>);
-
-impl Clock for SharedClock {
-    fn now(&self) -> Duration {
-        Duration::from_millis(self.0.now_ms.load(Ordering::SeqCst))
-    }
-
-    fn wall_ms(&self) -> i64 {
-        1
-    }
-
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        let clock = self.clone();
-        let until = self.now() + duration;
-        Box::pin(async move {
-            loop {
-                let moved = clock.0.moved.notified();
-                if clock.now() >= until {
-                    return;
-                }
-                moved.await;
-            }
-        })
-    }
-}
 
 /// Keeps log lines of the levels info and above: level, and fields as text.
 #[derive(Clone, Default)]
@@ -174,7 +125,7 @@ impl World {
 
     /// Lets time pass, and the shards look.
     async fn pass(&self, ms: u64) {
-        self.clock.0.advance(ms);
+        self.clock.advance(ms);
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }

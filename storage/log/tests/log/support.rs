@@ -106,7 +106,6 @@ pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
 pub(crate) fn options() -> LogOptions {
     LogOptions {
         index_interval_bytes: 300,
-        flush_interval: Duration::from_secs(3600),
         tail_cache_bytes: 4000,
         open_files_max: 2,
         low_space_bytes: 0,
@@ -129,6 +128,12 @@ pub(crate) fn segment_spec(number: i32, base: i64) -> SegmentSpec {
         end: None,
     }
 }
+
+/// An interval by time that no test lives long enough for.
+pub(crate) const LATER: Flush = Flush::Interval {
+    bytes: 1 << 20,
+    time: Duration::from_secs(3600),
+};
 
 pub(crate) fn settings(flush: Flush) -> PartitionSettings {
     PartitionSettings {
