@@ -77,7 +77,10 @@ impl Files {
         let index = match self.load_index(segment) {
             Some(index) => index,
             // Derived data: it can always be made again from the batches.
-            None => index_headers(&*file, segment.base, self.index_interval, limit)?,
+            None => {
+                let begin = (segment.base, segment.rule);
+                index_headers(&*file, begin, self.index_interval, limit)?
+            }
         };
         let open = Arc::new(OpenSegment {
             file,
@@ -201,6 +204,7 @@ mod tests {
             base: Offset(0),
             epoch: LeaderEpoch(0),
             end: Some(Offset(1)),
+            compacted_from: None,
         };
         let state = SegmentState {
             end: spec.end,

@@ -31,7 +31,7 @@ use crate::{
     index::Index,
     index_file::{self, Contents, INDEX_FILE_BYTES_MAX},
     paths,
-    scan::{Scan, ScanOptions, index_headers, rewrite, scan},
+    scan::{BatchRule, Scan, ScanOptions, index_headers, rewrite, scan},
     segment::{Segment, SegmentState},
     spec::{Ends, Flush, PartitionSpec, SegmentSpec},
 };
@@ -265,7 +265,7 @@ fn scan_active(
     let synced_bytes = synced.map_or(0, |point| point.position);
     let scan_options = ScanOptions {
         base: spec.base,
-        epoch: spec.epoch,
+        rule: BatchRule::of(spec),
         limit: len,
         stop_at: None,
         index_interval: options.index_interval,
@@ -378,8 +378,13 @@ fn damaged(
     let reason = scan.bad.as_ref().map(ToString::to_string);
     let failure = failure(path, scan.position, synced);
     tracing::error!(%failure, reason, "the partition has failed");
-    let index = index_headers(&*file, spec.base, options.index_interval, len)
-        .map_err(LogError::io(path))?;
+    let index = index_headers(
+        &*file,
+        (spec.base, BatchRule::of(spec)),
+        options.index_interval,
+        len,
+    )
+    .map_err(LogError::io(path))?;
     Ok(Found {
         segment: active_segment(dir, spec, options.wall_ms, file, index, len),
         active: None,

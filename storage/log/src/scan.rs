@@ -8,7 +8,7 @@ use mainstem_record::{
     BATCH_HEADER_BYTES, BatchError, BatchHeader, LeaderEpoch, Offset, check_stored,
 };
 
-use crate::{dedupe::Dedupe, digest::Digest, index::Index};
+use crate::{dedupe::Dedupe, digest::Digest, index::Index, spec::SegmentSpec};
 
 /// How much is read at a time.
 pub(crate) const WINDOW_BYTES: usize = 1 << 20;
@@ -32,6 +32,16 @@ pub(crate) enum Bad {
     Short,
 }
 
+/// Which batches belong in a segment, and where. Offset and epoch are not covered by the checksum of
+/// a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchRule {
+    /// The epoch of all batches; the highest in a compacted segment.
+    epoch: LeaderEpoch,
+    /// Set if the segment is compacted: its lowest epoch. Offsets may have gaps then.
+    pub(crate) compacted_from: Option<LeaderEpoch>,
+}
+
 /// Reads a file through a window.
 pub(crate) struct BatchReader<'a> {
     file: &'a dyn File,
@@ -44,7 +54,7 @@ pub(crate) struct BatchReader<'a> {
 /// Which batches a scan expects.
 pub(crate) struct ScanOptions {
     pub(crate) base: Offset,
-    pub(crate) epoch: LeaderEpoch,
+    pub(crate) rule: BatchRule,
     /// Readable bytes of the file.
     pub(crate) limit: u64,
     /// The sealed end: nothing from it on is looked at.
@@ -65,6 +75,39 @@ pub(crate) struct Scan {
     pub(crate) bad: Option<Bad>,
     pub(crate) index: Index,
     pub(crate) digest: Digest,
+}
+
+// === impl BatchRule ===
+
+impl BatchRule {
+    pub(crate) fn of(spec: &SegmentSpec) -> Self {
+        Self {
+            epoch: spec.epoch,
+            compacted_from: spec.compacted_from,
+        }
+    }
+
+    /// Whether a batch with this header may stand where `next` is the first offset that is free.
+    pub(crate) fn check(&self, header: &BatchHeader, next: Offset) -> Result<(), Bad> {
+        let (offset, epoch) = (header.base_offset, header.leader_epoch);
+        let (offset_fits, epoch_fits) = match self.compacted_from {
+            None => (offset == next, epoch == self.epoch),
+            Some(lowest) => (offset >= next, (lowest..=self.epoch).contains(&epoch)),
+        };
+        if !offset_fits {
+            return Err(Bad::Offset {
+                got: offset,
+                expected: next,
+            });
+        }
+        if !epoch_fits {
+            return Err(Bad::Epoch {
+                got: epoch,
+                expected: self.epoch,
+            });
+        }
+        Ok(())
+    }
 }
 
 // === impl BatchReader ===
@@ -175,7 +218,7 @@ pub(crate) fn scan(
     };
     while scan.position < options.limit && options.stop_at.is_none_or(|end| scan.next < end) {
         let checked = reader.header(scan.position)?.and_then(|header| {
-            expected(&header, scan.next, options.epoch)?;
+            options.rule.check(&header, scan.next)?;
             Ok(header)
         });
         let header = match checked {
@@ -202,27 +245,11 @@ pub(crate) fn scan(
     Ok(scan)
 }
 
-fn expected(header: &BatchHeader, next: Offset, epoch: LeaderEpoch) -> Result<(), Bad> {
-    if header.base_offset != next {
-        return Err(Bad::Offset {
-            got: header.base_offset,
-            expected: next,
-        });
-    }
-    if header.leader_epoch != epoch {
-        return Err(Bad::Epoch {
-            got: header.leader_epoch,
-            expected: epoch,
-        });
-    }
-    Ok(())
-}
-
 /// Makes an index from the headers alone, as far as they follow each other: for reading around
 /// damage. What is read through it is still checked batch by batch.
 pub(crate) fn index_headers(
     file: &dyn File,
-    base: Offset,
+    (base, rule): (Offset, BatchRule),
     interval: u32,
     limit: u64,
 ) -> io::Result<Index> {
@@ -230,7 +257,7 @@ pub(crate) fn index_headers(
     let mut reader = BatchReader::new(file, limit, WINDOW_BYTES);
     let (mut position, mut next) = (0, base);
     while let Ok(header) = reader.header(position)? {
-        if header.base_offset != next {
+        if rule.check(&header, next).is_err() {
             break;
         }
         index.push(&header, position);

@@ -10,13 +10,17 @@ use mainstem_env::File;
 use mainstem_record::{LeaderEpoch, Offset, SegmentId, TimestampMs};
 use parking_lot::RwLock;
 
-use crate::{files::Files, index::Index, paths, spec::SegmentInfo, spec::SegmentSpec};
+use crate::{
+    files::Files, index::Index, paths, scan::BatchRule, spec::SegmentInfo, spec::SegmentSpec,
+};
 
 /// One segment.
 pub(crate) struct Segment {
     pub(crate) id: SegmentId,
     pub(crate) base: Offset,
     pub(crate) epoch: LeaderEpoch,
+    /// Which batches belong in it.
+    pub(crate) rule: BatchRule,
     /// The file with the batches.
     pub(crate) path: PathBuf,
     pub(crate) created_wall_ms: i64,
@@ -59,6 +63,7 @@ impl Segment {
             id: spec.id,
             base: spec.base,
             epoch: spec.epoch,
+            rule: BatchRule::of(spec),
             path: paths::segment(dir, spec.base, spec.id),
             created_wall_ms,
             dropped: AtomicBool::new(false),
@@ -73,6 +78,7 @@ impl Segment {
             base: self.base,
             end: state.end,
             epoch: self.epoch,
+            compacted_from: self.rule.compacted_from,
             bytes: state.bytes,
             max_timestamp: state.max_timestamp,
             created_wall_ms: self.created_wall_ms,

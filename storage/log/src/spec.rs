@@ -28,10 +28,13 @@ pub struct SegmentSpec {
     pub id: SegmentId,
     /// The offset of its first record.
     pub base: Offset,
-    /// The one leader epoch of all its batches.
+    /// The one leader epoch of all its batches; in a compacted segment that of the last ones.
     pub epoch: LeaderEpoch,
     /// The offset after its last record if it is sealed, `None` while it is active.
     pub end: Option<Offset>,
+    /// Set if it is compacted: the lowest leader epoch that its batches may have. Its offsets may
+    /// have gaps.
+    pub compacted_from: Option<LeaderEpoch>,
 }
 
 /// When an append counts as durable.
@@ -90,8 +93,10 @@ pub struct SegmentInfo {
     pub base: Offset,
     /// The offset after its last record if it is sealed, `None` while it is active.
     pub end: Option<Offset>,
-    /// The leader epoch of its batches.
+    /// The leader epoch of its batches; in a compacted segment that of the last ones.
     pub epoch: LeaderEpoch,
+    /// Set if it is compacted: the lowest leader epoch of its batches.
+    pub compacted_from: Option<LeaderEpoch>,
     /// Bytes written.
     pub bytes: u64,
     /// The highest timestamp of its batches; [`TimestampMs::NONE`] if there is none.

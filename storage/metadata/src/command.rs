@@ -14,8 +14,12 @@ use uuid::Uuid;
 
 use crate::image::{Endpoint, Route, RouteTarget, TopicOrigin};
 
-/// The format that this build writes; it reads no other.
-pub const COMMAND_FORMAT: u16 = 1;
+/// The format that this build writes. Format 2 knows compacted segments
+/// ([`ReplacementSegment::clean_end`]).
+pub const COMMAND_FORMAT: u16 = 2;
+
+/// The oldest format that this build reads; a later one only adds fields that may be absent.
+const COMMAND_FORMAT_MIN: u16 = 1;
 
 /// A change of the metadata. Every precondition is checked when it is applied, not when it is
 /// proposed.
@@ -187,14 +191,23 @@ pub struct ReplacementSegment {
     pub base: Offset,
     /// The end of the last replaced segment.
     pub end: Offset,
-    /// The epoch that it counts for; between those of the first and the last replaced segment.
+    /// That of the last replaced segment. The others and their ends are remembered with the new one.
     pub epoch: LeaderEpoch,
+    /// Records below it are the newest of their keys, compared with each other: where the next
+    /// compaction begins to look for newer ones. At most `end`.
+    #[serde(default = "nothing_clean")]
+    pub clean_end: Offset,
     /// Its size in bytes.
     pub bytes: u64,
     /// Its highest record timestamp.
     pub max_timestamp: TimestampMs,
     /// xxh3-128 of its file, if known.
     pub digest: Option<[u8; 16]>,
+}
+
+/// What a command of format 1 means, which says nothing of it.
+fn nothing_clean() -> Offset {
+    Offset::ZERO
 }
 
 /// What a command that was not refused answers.
@@ -397,7 +410,7 @@ struct EnvelopeForm {
 /// Why a stored command cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnvelopeError {
-    #[error("metadata command of format {0}; this build reads format {COMMAND_FORMAT}")]
+    #[error("metadata command of format {0}; this build reads formats up to {COMMAND_FORMAT}")]
     Format(u16),
     #[error("metadata command: {0}")]
     Command(serde_json::Error),
@@ -418,7 +431,7 @@ impl TryFrom<EnvelopeForm> for Envelope {
     type Error = EnvelopeError;
 
     fn try_from(form: EnvelopeForm) -> Result<Self, EnvelopeError> {
-        if form.format != COMMAND_FORMAT {
+        if !(COMMAND_FORMAT_MIN..=COMMAND_FORMAT).contains(&form.format) {
             return Err(EnvelopeError::Format(form.format));
         }
         let command = serde_json::from_value(form.command).map_err(EnvelopeError::Command)?;
@@ -436,26 +449,30 @@ mod tests {
         let text = serde_json::to_string(&envelope).expect("encode");
         assert_eq!(
             text,
-            r#"{"format":1,"command":{"AllocateProducerIds":{"count":5}}}"#
+            r#"{"format":2,"command":{"AllocateProducerIds":{"count":5}}}"#
         );
-        assert_eq!(
-            serde_json::from_str::<Envelope>(&text).expect("decode"),
-            envelope
-        );
+        let earlier = text.replace("\"format\":2", "\"format\":1");
+        for text in [text, earlier] {
+            assert_eq!(
+                serde_json::from_str::<Envelope>(&text).expect("decode"),
+                envelope
+            );
+        }
     }
 
     #[test]
     fn other_formats_commands_and_fields_are_refused() {
         for text in [
-            r#"{"format":2,"command":"Barrier"}"#,
+            r#"{"format":3,"command":"Barrier"}"#,
+            r#"{"format":0,"command":"Barrier"}"#,
             r#"{"format":1,"command":"Unheard"}"#,
             r#"{"format":1,"command":{"AllocateProducerIds":{"count":5,"more":1}}}"#,
             r#"{"format":1,"command":"Barrier","more":1}"#,
         ] {
             assert!(serde_json::from_str::<Envelope>(text).is_err(), "{text}");
         }
-        let error = serde_json::from_str::<Envelope>(r#"{"format":2,"command":{"X":1}}"#)
-            .expect_err("format 2");
-        assert!(error.to_string().contains("format 2"), "{error}");
+        let error = serde_json::from_str::<Envelope>(r#"{"format":3,"command":{"X":1}}"#)
+            .expect_err("format 3");
+        assert!(error.to_string().contains("format 3"), "{error}");
     }
 }

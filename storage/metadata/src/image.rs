@@ -107,7 +107,7 @@ pub struct SegmentRecord {
     pub base: Offset,
     /// Offset after its last record, once sealed.
     pub end: Option<Offset>,
-    /// The leader epoch of every batch in it (of the last batch, after compaction).
+    /// The leader epoch of every batch in it (the highest of them, after compaction).
     pub epoch: LeaderEpoch,
     /// Grows with every change of state, leader or ISR: what a change is conditioned on.
     pub version: u32,
@@ -130,6 +130,31 @@ pub struct SegmentRecord {
     pub max_timestamp: TimestampMs,
     /// xxh3-128 of the segment file, once sealed, if it was computed.
     pub digest: Option<[u8; 16]>,
+    /// What compaction has made of it; `None` if it is as it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compaction: Option<Compaction>,
+}
+
+/// What is known of a segment that was compacted, alone or together with its neighbours. Its offsets
+/// may have gaps; its batches keep the leader epochs that they were written with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compaction {
+    /// Records below it are the newest of their keys, compared with each other.
+    pub clean_end: Offset,
+    /// The lowest leader epoch that a batch in it may have.
+    pub first_epoch: LeaderEpoch,
+    /// The epochs before the segment's own, in order, as far as they reach above the start of the
+    /// log. Each begins where the one before ends, the first where the segment does.
+    pub earlier_epochs: Vec<EpochEnd>,
+}
+
+/// A leader epoch and where it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochEnd {
+    /// The epoch.
+    pub epoch: LeaderEpoch,
+    /// The offset after its last record.
+    pub end: Offset,
 }
 
 /// Where a segment is in its life.
@@ -227,7 +252,13 @@ impl PartitionRecord {
             .binary_search_by(|segment| segment.epoch.cmp(&asked))
         {
             Ok(index) => Some(index),
-            Err(later) => later.checked_sub(1),
+            Err(later) => {
+                let merged = self.segments.get(later);
+                if let Some(earlier) = merged.and_then(|segment| segment.earlier_epoch(asked)) {
+                    return Some((earlier.epoch, earlier.end));
+                }
+                later.checked_sub(1)
+            }
         };
         match found {
             Some(index) => {
@@ -236,6 +267,23 @@ impl PartitionRecord {
             }
             None => Some((asked, self.segments.front()?.base)),
         }
+    }
+}
+
+// === impl SegmentRecord ===
+
+impl SegmentRecord {
+    /// The lowest leader epoch that a batch in it may have.
+    pub fn first_epoch(&self) -> LeaderEpoch {
+        let compaction = self.compaction.as_ref();
+        compaction.map_or(self.epoch, |compaction| compaction.first_epoch)
+    }
+
+    /// The largest epoch before the segment's own that is at most `asked`.
+    fn earlier_epoch(&self, asked: LeaderEpoch) -> Option<&EpochEnd> {
+        let epochs = &self.compaction.as_ref()?.earlier_epochs;
+        let after = epochs.partition_point(|earlier| earlier.epoch <= asked);
+        epochs.get(after.checked_sub(1)?)
     }
 }
 
@@ -272,7 +320,40 @@ mod tests {
             bytes: 0,
             max_timestamp: TimestampMs::NONE,
             digest: None,
+            compaction: None,
         }
+    }
+
+    #[test]
+    fn end_of_epoch_knows_the_epochs_of_a_merged_segment() {
+        let merged = SegmentRecord {
+            compaction: Some(Compaction {
+                clean_end: Offset(35),
+                first_epoch: LeaderEpoch(1),
+                earlier_epochs: [(2, 15), (4, 20)]
+                    .map(|(epoch, end)| EpochEnd {
+                        epoch: LeaderEpoch(epoch),
+                        end: Offset(end),
+                    })
+                    .into(),
+            }),
+            ..segment(10, Some(35), 5)
+        };
+        let partition = PartitionRecord {
+            log_start: Offset(10),
+            segments: [merged, segment(35, None, 6)].into_iter().collect(),
+        };
+        let ask = |epoch| {
+            partition
+                .end_of_epoch(LeaderEpoch(epoch), Offset(50))
+                .map(|(epoch, end)| (epoch.0, end.0))
+        };
+        assert_eq!(ask(1), Some((1, 10)));
+        assert_eq!(ask(2), Some((2, 15)));
+        assert_eq!(ask(3), Some((2, 15)));
+        assert_eq!(ask(4), Some((4, 20)));
+        assert_eq!(ask(5), Some((5, 35)));
+        assert_eq!(ask(6), Some((6, 50)));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use command::{
 pub use error::{IdentityDamage, MetadataError, ProposeError, StoreError, Unavailability};
 pub use identity::Identity;
 pub use image::{
-    Broker, Endpoint, Image, PartitionRecord, Route, RouteTarget, SegmentRecord, SegmentState,
-    Topic, TopicOrigin,
+    Broker, Compaction, Endpoint, EpochEnd, Image, PartitionRecord, Route, RouteTarget,
+    SegmentRecord, SegmentState, Topic, TopicOrigin,
 };
 pub use service::{Metadata, MetadataHealth, MetadataOptions, STORE_DIR, StoreKind};

@@ -14,8 +14,12 @@ use crate::{
     image::{Broker, Image, Route, Topic},
 };
 
-/// The format that this build writes; it reads no other.
-pub(crate) const SNAPSHOT_FORMAT: u16 = 1;
+/// The format that this build writes. Format 2 knows compacted segments
+/// ([`crate::SegmentRecord::compaction`]).
+pub(crate) const SNAPSHOT_FORMAT: u16 = 2;
+
+/// The oldest format that this build reads; a later one only adds fields that may be absent.
+const SNAPSHOT_FORMAT_MIN: u16 = 1;
 
 /// Read first, since another format may have other fields.
 #[derive(Deserialize)]
@@ -59,7 +63,7 @@ pub(crate) fn encode(image: &Image) -> Result<Vec<u8>, StoreError> {
 /// The image in `bytes`.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Image, StoreError> {
     let Format { format } = serde_json::from_slice(bytes).map_err(damaged)?;
-    if format != SNAPSHOT_FORMAT {
+    if !(SNAPSHOT_FORMAT_MIN..=SNAPSHOT_FORMAT).contains(&format) {
         return Err(StoreError::SnapshotFormat {
             found: format,
             known: SNAPSHOT_FORMAT,
@@ -105,6 +109,11 @@ mod tests {
     fn other_formats_and_cut_bytes_are_refused() {
         let bytes = encode(&Image::default()).expect("encode");
         assert_eq!(decode(&bytes).expect("decode"), Image::default());
+        let text = String::from_utf8(bytes.clone()).expect("JSON");
+        let earlier = text.replace("\"format\":2", "\"format\":1");
+        assert_ne!(earlier, text);
+        let read = decode(earlier.as_bytes()).expect("format 1");
+        assert_eq!(read, Image::default());
         assert!(decode(&bytes[..bytes.len() - 1]).is_err());
         let error = decode(br#"{"format":9,"what":"ever"}"#).expect_err("format 9");
         assert!(matches!(error, StoreError::SnapshotFormat { found: 9, .. }));

@@ -16,7 +16,7 @@ use mainstem_env::Env;
 use mainstem_log::{
     Flush, Log, LogEvent, Partition, PartitionSettings, PartitionSpec, SegmentSpec,
 };
-use mainstem_metadata::{Image, Metadata, PartitionRecord, Topic};
+use mainstem_metadata::{Image, Metadata, PartitionRecord, SegmentRecord, Topic};
 use mainstem_record::{BrokerId, Incarnation, PartitionId, PartitionIndex, SegmentId, TopicId};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, mpsc};
@@ -102,6 +102,18 @@ pub struct Core {
     /// Held while segments are sealed: whoever is refused thaws, and must not thaw what another has
     /// had sealed meanwhile.
     pub(super) rolling: Mutex<()>,
+}
+
+/// What the log is told of a segment.
+pub(crate) fn segment_spec(segment: &SegmentRecord) -> SegmentSpec {
+    let is_compacted = segment.compaction.is_some();
+    SegmentSpec {
+        id: segment.id,
+        base: segment.base,
+        epoch: segment.epoch,
+        end: segment.end,
+        compacted_from: is_compacted.then(|| segment.first_epoch()),
+    }
 }
 
 // === impl Core ===
@@ -246,12 +258,7 @@ impl Core {
         id: PartitionId,
         record: &PartitionRecord,
     ) -> PartitionSpec {
-        let segments = record.segments.iter().map(|segment| SegmentSpec {
-            id: segment.id,
-            base: segment.base,
-            epoch: segment.epoch,
-            end: segment.end,
-        });
+        let segments = record.segments.iter().map(segment_spec);
         PartitionSpec {
             id,
             log_start: record.log_start,

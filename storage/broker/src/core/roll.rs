@@ -10,7 +10,7 @@ use mainstem_metadata::{
 };
 use mainstem_record::{PartitionId, SegmentId};
 
-use super::{BrokerError, Core, PARTITIONS_AT_ONCE};
+use super::{BrokerError, Core, PARTITIONS_AT_ONCE, segment_spec};
 use crate::error_code::ErrorCode;
 
 impl Core {
@@ -99,12 +99,12 @@ impl Core {
         for ((partition, active, _), result) in frozen.iter().zip(results) {
             match result {
                 Ok(opened) => {
-                    let (id, base, epoch) = (opened.segment, opened.base, opened.epoch);
                     let spec = SegmentSpec {
-                        id,
-                        base,
-                        epoch,
+                        id: opened.segment,
+                        base: opened.base,
+                        epoch: opened.epoch,
                         end: None,
+                        compacted_from: None,
                     };
                     self.open_next(partition, spec).await;
                 }
@@ -188,15 +188,7 @@ impl Core {
             if !is_behind || partition.seal_begin().await.is_err() {
                 continue;
             }
-            let (id, base, epoch) = (active.id, active.base, active.epoch);
-            let end = None;
-            let spec = SegmentSpec {
-                id,
-                base,
-                epoch,
-                end,
-            };
-            match partition.seal_commit(spec).await {
+            match partition.seal_commit(segment_spec(active)).await {
                 Ok(()) => {
                     tracing::info!(partition = ?partition.id(), "the partition works again");
                     self.forget_failed(partition.id());

@@ -2,14 +2,14 @@
 
 use std::{io, sync::Arc};
 
-use mainstem_record::{BatchHeader, LeaderEpoch, Offset, check_stored};
+use mainstem_record::{BatchHeader, Offset, check_stored};
 
 use super::Tools;
 use crate::{
     error::ReadError,
     files::Files,
     read::{Chunk, Read},
-    scan::{BatchReader, SEEK_WINDOW_BYTES, read_range},
+    scan::{BatchReader, BatchRule, SEEK_WINDOW_BYTES, read_range},
     segment::Segment,
     shared::{Shared, Status},
 };
@@ -153,7 +153,7 @@ fn read_segment(
     };
     let stop = located.limit.min(position.saturating_add(wanted as u64));
     let bytes = read_range(&*located.file, position, stop).map_err(io)?;
-    let (length, next) = whole_batches(&bytes, segment.epoch, (first.base_offset, bound));
+    let (length, next) = whole_batches(&bytes, segment.rule, (first.base_offset, bound));
     if length == 0 {
         return Err(damaged(position, Some(first.next_offset())));
     }
@@ -168,7 +168,7 @@ fn read_segment(
 /// How many bytes of good batches there are that begin below `bound`, and what comes after them.
 fn whole_batches(
     bytes: &[u8],
-    epoch: LeaderEpoch,
+    rule: BatchRule,
     (first, bound): (Offset, Offset),
 ) -> (usize, Offset) {
     let mut length = 0;
@@ -182,9 +182,7 @@ fn whole_batches(
             break;
         };
         // What the disk has spoilt must not reach a reader that does not look at checksums.
-        // Offset and epoch are not covered by them.
-        let belongs = header.base_offset == next && header.leader_epoch == epoch;
-        if !belongs || check_stored(batch).is_err() {
+        if rule.check(&header, next).is_err() || check_stored(batch).is_err() {
             break;
         }
         length += batch.len();

@@ -182,7 +182,10 @@ fn walk(
             end,
         };
         let header = reader.header(position).map_err(io)?;
-        let Some(header) = header.ok().filter(|header| header.base_offset == next) else {
+        let Some(header) = header
+            .ok()
+            .filter(|header| segment.rule.check(header, next).is_ok())
+        else {
             return Err(damaged(next));
         };
         if header.base_offset >= range.end {

@@ -12,7 +12,7 @@ use crate::{
     error::LogError,
     index_file::{self, Contents, HEADER_PREFIX_BYTES, Header, INDEX_FILE_BYTES_MAX},
     paths,
-    scan::{Scan, ScanOptions, read_range, scan},
+    scan::{BatchRule, Scan, ScanOptions, read_range, scan},
     segment::{Segment, SegmentState},
     spec::SegmentSpec,
 };
@@ -96,7 +96,7 @@ fn scan_sealed(
 ) -> io::Result<Scan> {
     let scan_options = ScanOptions {
         base: spec.base,
-        epoch: spec.epoch,
+        rule: BatchRule::of(spec),
         limit: file.len()?,
         stop_at: spec.end,
         index_interval: options.index_interval,

@@ -126,6 +126,7 @@ pub(crate) fn segment_spec(number: i32, base: i64) -> SegmentSpec {
         base: Offset(base),
         epoch: LeaderEpoch(number),
         end: None,
+        compacted_from: None,
     }
 }
 

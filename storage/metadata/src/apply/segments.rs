@@ -9,7 +9,7 @@ use mainstem_record::{LeaderEpoch, Offset, PartitionId, SegmentId, TimestampMs};
 use super::{find_partition, partition_mut, topics::min_insync};
 use crate::{
     command::{Applied, ApplyError, Opened, ReplacementSegment, SealAndOpen},
-    image::{Image, PartitionRecord, SegmentRecord, SegmentState},
+    image::{Compaction, EpochEnd, Image, PartitionRecord, SegmentRecord, SegmentState},
 };
 
 /// Seals the open segment of one partition and opens the next.
@@ -34,6 +34,7 @@ pub(super) fn seal_and_open(image: &mut Image, seal: &SealAndOpen) -> Result<Ope
         bytes: 0,
         max_timestamp: TimestampMs::NONE,
         digest: None,
+        compaction: None,
     };
 
     let partition = partition_mut(image, seal.partition)?;
@@ -161,8 +162,10 @@ pub(super) fn replace(
     let replaced = partition.segments.iter().skip(begins).take(old.len());
     let first = replaced.clone().next().ok_or(ApplyError::InvalidCount)?;
     let last = replaced.clone().last().ok_or(ApplyError::InvalidCount)?;
-    let fits =
-        new.base == first.base && new.end == end && (first.epoch..=last.epoch).contains(&new.epoch);
+    let fits = new.base == first.base
+        && new.end == end
+        && new.epoch == last.epoch
+        && new.clean_end <= new.end;
     if !fits {
         return Err(ApplyError::InvalidRange);
     }
@@ -173,6 +176,11 @@ pub(super) fn replace(
     {
         return Err(ApplyError::SegmentIdTaken { id: new.id });
     }
+    let compaction = Compaction {
+        clean_end: new.clean_end,
+        first_epoch: first.first_epoch(),
+        earlier_epochs: earlier_epochs(replaced.clone(), partition.log_start),
+    };
     let version = replaced
         .map(|segment| segment.version)
         .max()
@@ -187,6 +195,7 @@ pub(super) fn replace(
         bytes: new.bytes,
         max_timestamp: new.max_timestamp,
         digest: new.digest,
+        compaction: Some(compaction),
         ..last.clone()
     };
     let partition = partition_mut(image, id)?;
@@ -194,6 +203,25 @@ pub(super) fn replace(
     partition.segments.push_back(merged);
     partition.segments.append(rest);
     Ok(Applied::SegmentsReplaced)
+}
+
+/// The epochs of neighbours but the last one, as far as they reach above the start of the log.
+fn earlier_epochs<'a>(
+    replaced: impl Iterator<Item = &'a SegmentRecord>,
+    log_start: Offset,
+) -> Vec<EpochEnd> {
+    let mut epochs: Vec<EpochEnd> = Vec::new();
+    for segment in replaced {
+        let merged = segment.compaction.as_ref();
+        epochs.extend(merged.iter().flat_map(|merged| &merged.earlier_epochs));
+        epochs.extend(segment.end.map(|end| EpochEnd {
+            epoch: segment.epoch,
+            end,
+        }));
+    }
+    epochs.pop();
+    epochs.retain(|earlier| earlier.end > log_start);
+    epochs
 }
 
 /// The end of the last of `segments`, if they lie in the chain from `begins` on and are all sealed.

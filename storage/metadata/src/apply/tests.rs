@@ -186,6 +186,7 @@ fn replacement(log: &mut Log, id: PartitionId, from: usize, count: usize) -> Com
             base: old.first().map_or(Offset::ZERO, |segment| segment.base),
             end: last.and_then(|segment| segment.end).unwrap_or(Offset::ZERO),
             epoch: last.map_or(LeaderEpoch::NONE, |segment| segment.epoch),
+            clean_end: last.and_then(|segment| segment.end).unwrap_or(Offset::ZERO),
             bytes: 1,
             max_timestamp: TimestampMs(2),
             digest: None,
@@ -418,4 +419,19 @@ fn compaction_replaces_neighbours_and_nothing_else() {
         .collect();
     assert_eq!(bounds, [(0, 0), (5, 2), (15, 3), (20, 4)]);
     check_invariants(&log.image);
+    // Merged again, with its neighbours on both sides: every epoch's end is still known.
+    let again = replacement(&mut log, id, 0, 3);
+    assert_eq!(log.apply(&again), Ok(Applied::SegmentsReplaced));
+    assert_eq!(log.chain(id).len(), 2);
+    let ends: Vec<_> = (0..5)
+        .map(|epoch| {
+            let record = log.image.partition(id).expect("partition");
+            let found = record.end_of_epoch(LeaderEpoch(epoch), Offset(22));
+            found.map(|(epoch, end)| (epoch.0, end.0))
+        })
+        .collect();
+    let expected = [(0, 5), (1, 10), (2, 15), (3, 20), (4, 22)].map(Some);
+    assert_eq!(ends, expected);
+    let first = log.chain(id).first().map(SegmentRecord::first_epoch);
+    assert_eq!(first, Some(LeaderEpoch(0)));
 }

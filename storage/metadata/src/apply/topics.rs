@@ -210,6 +210,7 @@ fn first_chain(id: SegmentId, leader: &Broker, min_insync: i16) -> PartitionReco
         bytes: 0,
         max_timestamp: TimestampMs::NONE,
         digest: None,
+        compaction: None,
     };
     PartitionRecord {
         log_start: Offset::ZERO,
