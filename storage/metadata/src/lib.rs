@@ -38,3 +38,4 @@ pub use image::{
     SegmentRecord, SegmentState, Topic, TopicOrigin,
 };
 pub use service::{Metadata, MetadataHealth, MetadataOptions, STORE_DIR, StoreKind};
+pub use store::MemoryDisk;

@@ -12,7 +12,7 @@ use crate::{
     image::Image,
     log::MetadataLog,
     raft::{Published, RaftLog, check},
-    store::{MemoryStore, Store, on_store},
+    store::{MemoryDisk, MemoryStore, Store, on_store},
 };
 
 /// The metadata store's directory in the data directory.
@@ -22,7 +22,7 @@ pub const STORE_DIR: &str = "metadata";
 #[derive(Clone, Debug)]
 pub struct MetadataOptions {
     /// The node's data directory (`data.dir`), made if it is not there. The identity file lies in it
-    /// and the store in its subdirectory [`STORE_DIR`]. Not used by [`StoreKind::Memory`].
+    /// and the store in its subdirectory [`STORE_DIR`]. Used by [`StoreKind::RocksDb`] only.
     pub dir: PathBuf,
     /// This node.
     pub node_id: u64,
@@ -31,12 +31,14 @@ pub struct MetadataOptions {
 }
 
 /// Where the Raft log is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum StoreKind {
     /// RocksDB in the data directory; needs the cargo feature `rocksdb`.
     RocksDb,
     /// Memory: gone when closed, touches no file.
     Memory,
+    /// Memory that outlives the service: for simulations that restart a node.
+    Kept(MemoryDisk),
 }
 
 /// How the service is.
@@ -71,15 +73,14 @@ impl Metadata {
     /// The data directory is not this node's, damaged or incomplete: the error names the path, and
     /// nothing is deleted. Or the disk fails, or the runtime stops.
     pub async fn start(env: Env, options: MetadataOptions) -> Result<Self, MetadataError> {
-        match options.store {
-            StoreKind::Memory => {
-                let store = Arc::new(MemoryStore::default());
-                let cluster_id = random_cluster_id(&env);
-                let (metadata, _) = Self::on(env, options.node_id, store, cluster_id).await?;
-                Ok(metadata)
-            }
-            StoreKind::RocksDb => Self::on_disk(env, options).await,
-        }
+        let store = match options.store {
+            StoreKind::Memory => MemoryStore::default(),
+            StoreKind::Kept(disk) => MemoryStore::new(disk),
+            StoreKind::RocksDb => return Self::on_disk(env, options).await,
+        };
+        let cluster_id = random_cluster_id(&env);
+        let (metadata, _) = Self::on(env, options.node_id, Arc::new(store), cluster_id).await?;
+        Ok(metadata)
     }
 
     async fn on_disk(env: Env, options: MetadataOptions) -> Result<Self, MetadataError> {

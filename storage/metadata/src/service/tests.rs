@@ -36,6 +36,30 @@ async fn a_start_leads_and_names_the_cluster() {
 }
 
 #[tokio::test]
+async fn what_is_on_a_kept_disk_is_there_after_a_crash_and_nothing_else() {
+    let disk = MemoryDisk::default();
+    let on = |disk: &MemoryDisk| MetadataOptions {
+        store: StoreKind::Kept(disk.clone()),
+        ..memory()
+    };
+    let metadata = Metadata::start(Env::real(), on(&disk))
+        .await
+        .expect("start");
+    metadata.propose(registration(None)).await.expect("applied");
+    let crashed = disk.copy();
+    let later = registration(Some(Incarnation(1)));
+    metadata.propose(later).await.expect("applied");
+    let again = Metadata::start(Env::real(), on(&crashed))
+        .await
+        .expect("start again");
+    let (before, after) = (metadata.image(), again.image());
+    assert_eq!(after.cluster_id, before.cluster_id);
+    let incarnation = |image: &Image| image.brokers[&BrokerId(1)].incarnation;
+    assert_eq!(incarnation(&before), Incarnation(2));
+    assert_eq!(incarnation(&after), Incarnation(1));
+}
+
+#[tokio::test]
 async fn the_image_is_as_new_as_the_answer_and_changes_are_told() {
     let metadata = Metadata::start(Env::real(), memory()).await.expect("start");
     let mut changes = metadata.changes();

@@ -1,33 +1,54 @@
 //! The store in memory: for simulation, fuzzing and tests.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 
 use super::{Durability, Key, Store};
 use crate::error::StoreError;
 
-/// Forgets everything when it is closed or dropped.
-#[derive(Debug)]
-pub(crate) struct MemoryStore(Mutex<Option<Content>>);
+/// A disk in memory. Clones share it; it outlives the service that keeps its log there, as a disk
+/// would: a simulation that restarts nodes hands it from one to the next.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryDisk(Arc<Mutex<Content>>);
 
-#[derive(Debug, Default)]
+/// The store on such a disk.
+#[derive(Debug)]
+pub(crate) struct MemoryStore(Mutex<Option<MemoryDisk>>);
+
+#[derive(Clone, Debug, Default)]
 struct Content {
     log: BTreeMap<u64, Vec<u8>>,
     values: BTreeMap<Key, Vec<u8>>,
 }
 
+// === impl MemoryDisk ===
+
+impl MemoryDisk {
+    /// A disk of its own with what is on this one now: what a crash at this moment leaves, since
+    /// every write is synced.
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().clone())))
+    }
+}
+
 // === impl MemoryStore ===
 
 impl MemoryStore {
+    pub(crate) fn new(disk: MemoryDisk) -> Self {
+        Self(Mutex::new(Some(disk)))
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Content) -> T) -> Result<T, StoreError> {
-        self.0.lock().as_mut().map(work).ok_or(StoreError::Closed)
+        let disk = self.0.lock();
+        let disk = disk.as_ref().ok_or(StoreError::Closed)?;
+        Ok(work(&mut disk.0.lock()))
     }
 }
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self(Mutex::new(Some(Content::default())))
+        Self::new(MemoryDisk::default())
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use mainstem_env::Env;
 
+pub use self::memory::MemoryDisk;
 pub(crate) use self::memory::MemoryStore;
 #[cfg(feature = "rocksdb")]
 pub(crate) use self::rocks::RocksStore;
