@@ -8,7 +8,7 @@
 //!   concatenated record batches of version 2 and nothing else; names are in `paths.rs`, the index
 //!   file of a sealed segment in `index_file.rs`, the file of synced points in `checkpoint.rs`, the
 //!   files that tell the format and a clean stop in `dir.rs`.
-//! - An **I/O shard** is a task that owns the active segments of its partitions ([`Log`] spreads
+//! - An **I/O shard** is a thread that owns the active segments of its partitions ([`Log`] spreads
 //!   them by hash). It takes everything that waits, stamps offsets, makes one vectored write per
 //!   segment, and completes tickets. Syncs, directory operations and reads of files run on the
 //!   blocking pool.

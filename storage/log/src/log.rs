@@ -134,7 +134,10 @@ impl Log {
                 health.clone(),
             );
             let core = Core::new(&tools, health, (events.clone(), checkpoint.clone()));
-            env.spawn("log-shard", Shard::new(core, messages, run_id).run());
+            let run = Shard::new(core, messages, run_id).run();
+            env.tasks
+                .dedicated("log-shard", shard, Box::pin(run))
+                .map_err(LogError::io(&options.dir))?;
             shards.push(inbox);
         }
         let inner = Inner {

@@ -1,4 +1,5 @@
-//! An I/O shard: one task that owns the active segments of its partitions.
+//! An I/O shard: one thread that owns the active segments of its partitions, so that a write that
+//! stalls stalls neither other shards nor connections.
 //!
 //! It takes everything that waits, stages it by partition, makes one vectored write per segment,
 //! publishes, and completes who waits. Syncs run beside it. There is no linger timer: batches come
