@@ -48,6 +48,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "mainstem-mqtt",
         ],
     ),
+    // A world for tests: nobody but tests depends on it.
+    ("mainstem-simulation", &["mainstem-env"]),
     // Whole-binary tests know the product from outside only.
     ("mainstem-tests", &[]),
 ];

@@ -4,13 +4,11 @@ use std::{path::Path, sync::Arc};
 
 use mainstem_env::Fs;
 use mainstem_log::{Flush, FormatDamage, Log, LogError};
+use mainstem_simulation::SimFs;
 
-use crate::{
-    faultfs::FaultFs,
-    support::{append, batch, inline_env, options, run, spec, start, values},
-};
+use crate::support::{append, batch, inline_env, options, run, spec, start, values};
 
-async fn start_existing(fs: &FaultFs) -> Result<Log, LogError> {
+async fn start_existing(fs: &SimFs) -> Result<Log, LogError> {
     let env = inline_env(Arc::new(fs.clone()));
     let registry = prometheus::Registry::new();
     let (log, _events) = Log::start_existing(env, options(), &registry).await?;
@@ -18,8 +16,8 @@ async fn start_existing(fs: &FaultFs) -> Result<Log, LogError> {
 }
 
 /// What a log with one record leaves after a clean stop.
-async fn used() -> FaultFs {
-    let fs = FaultFs::new();
+async fn used() -> SimFs {
+    let fs = SimFs::new();
     let shared: Arc<dyn Fs> = Arc::new(fs.clone());
     let (log, _events) = start(&shared, options()).await;
     let partition = log.open_partition(spec(Flush::Always)).await.unwrap();
@@ -104,7 +102,7 @@ fn damaged_format_file_ends_the_start_and_stays() {
 fn directory_that_a_first_start_has_made_survives_a_power_cut_at_once() {
     run(async {
         for seed in 0..50 {
-            let fs = FaultFs::new();
+            let fs = SimFs::new();
             let shared: Arc<dyn Fs> = Arc::new(fs.clone());
             let (_log, _events) = start(&shared, options()).await;
             let started = start_existing(&fs.power_cut(seed)).await;

@@ -8,17 +8,15 @@ use mainstem_log::{
     PartitionError, PartitionFailure, Read, ReadError,
 };
 use mainstem_record::{Codec, Offset, TimestampMs};
+use mainstem_simulation::{Faults, SimFs};
 use tokio::sync::mpsc;
 
-use crate::{
-    faultfs::{FaultFs, Faults},
-    support::{
-        Held, append, batch, batch_of, encoded, inline_env, options, run, segment_spec, spec,
-        start, values,
-    },
+use crate::support::{
+    Held, append, batch, batch_of, encoded, inline_env, options, run, segment_spec, spec, start,
+    values,
 };
 
-async fn open(fs: &FaultFs, flush: Flush) -> (Log, Partition, mpsc::Receiver<LogEvent>) {
+async fn open(fs: &SimFs, flush: Flush) -> (Log, Partition, mpsc::Receiver<LogEvent>) {
     let fs: Arc<dyn Fs> = Arc::new(fs.clone());
     let (log, events) = start(&fs, options()).await;
     let partition = log.open_partition(spec(flush)).await.unwrap();
@@ -33,7 +31,7 @@ async fn put(partition: &Partition, value: &str) -> Result<i64, AppendError> {
 #[test]
 fn failed_sync_ends_acknowledgement_and_is_never_repeated_and_reads_go_on() {
     run(async {
-        let fs = FaultFs::new();
+        let fs = SimFs::new();
         let (log, partition, mut events) = open(&fs, Flush::Always).await;
         assert_eq!(put(&partition, "a").await, Ok(0));
         fs.set_faults(Faults {
@@ -76,7 +74,7 @@ fn failed_sync_ends_acknowledgement_and_is_never_repeated_and_reads_go_on() {
 fn full_disk_refuses_the_append_and_keeps_the_rest() {
     for kept in [0, 1, 70, 200] {
         run(async {
-            let fs = FaultFs::new();
+            let fs = SimFs::new();
             let (_log, partition, _events) = open(&fs, Flush::Os).await;
             assert_eq!(put(&partition, "a").await, Ok(0));
             fs.set_faults(Faults {
@@ -105,7 +103,7 @@ fn full_disk_refuses_the_append_and_keeps_the_rest() {
 #[test]
 fn file_that_cannot_be_cut_back_fails_the_partition() {
     run(async {
-        let fs = FaultFs::new();
+        let fs = SimFs::new();
         let (_log, partition, mut events) = open(&fs, Flush::Os).await;
         assert_eq!(put(&partition, "a").await, Ok(0));
         fs.set_faults(Faults {
@@ -134,7 +132,7 @@ fn file_that_cannot_be_cut_back_fails_the_partition() {
 #[test]
 fn low_space_refuses_data_before_internal_topics_and_ends_by_itself() {
     run(async {
-        let fs = FaultFs::new();
+        let fs = SimFs::new();
         let shared: Arc<dyn Fs> = Arc::new(fs.clone());
         let options = LogOptions {
             low_space_bytes: 1000,
@@ -172,8 +170,8 @@ fn low_space_refuses_data_before_internal_topics_and_ends_by_itself() {
 }
 
 /// Three acknowledged batches, synced and known to be, in a log that has died uncleanly.
-async fn three_batches() -> (FaultFs, usize) {
-    let fs = FaultFs::new();
+async fn three_batches() -> (SimFs, usize) {
+    let fs = SimFs::new();
     let (log, partition, _events) = open(&fs, Flush::Always).await;
     for value in ["a", "b", "c"] {
         put(&partition, value).await.unwrap();
@@ -272,7 +270,7 @@ fn missing_bytes_below_the_synced_point_are_damage_and_above_it_are_cut() {
 #[test]
 fn damage_in_a_sealed_segment_spoils_that_range_only() {
     run(async {
-        let fs = FaultFs::new();
+        let fs = SimFs::new();
         let (_log, partition, _events) = open(&fs, Flush::Always).await;
         for value in ["a", "b", "c"] {
             put(&partition, value).await.unwrap();
@@ -321,7 +319,7 @@ fn damage_in_a_sealed_segment_spoils_that_range_only() {
 #[test]
 fn nothing_is_acknowledged_or_read_before_its_sync_and_one_sync_serves_all_that_waited() {
     run(async {
-        let fs = FaultFs::new();
+        let fs = SimFs::new();
         let syncs = Held::syncs();
         let mut env = inline_env(Arc::new(fs.clone()));
         env.tasks = Arc::new(syncs.clone());
@@ -377,7 +375,7 @@ fn what_a_failed_sync_has_lost_is_written_again_before_a_repeat_is_acknowledged(
     let repeated = || append(batch_of(&records, Some((7, 0, 0)), Codec::None));
     for seed in 0..20 {
         run(async {
-            let fs = FaultFs::new();
+            let fs = SimFs::new();
             let (_log, partition, _events) = open(&fs, Flush::Always).await;
             assert_eq!(put(&partition, "a").await, Ok(0));
             fs.set_faults(Faults {
@@ -403,7 +401,7 @@ fn what_a_failed_sync_has_lost_is_written_again_before_a_repeat_is_acknowledged(
 fn subscribers_are_woken_when_there_is_more_to_read_and_not_before() {
     run(async {
         let syncs = Held::syncs();
-        let mut env = inline_env(Arc::new(FaultFs::new()));
+        let mut env = inline_env(Arc::new(SimFs::new()));
         env.tasks = Arc::new(syncs.clone());
         let registry = prometheus::Registry::new();
         let (log, _events) = Log::start(env, options(), &registry).await.unwrap();

@@ -8,7 +8,6 @@
 mod clock;
 mod concurrent;
 mod directory;
-mod faultfs;
 mod faults;
 mod interval;
 mod lifecycle;

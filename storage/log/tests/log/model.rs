@@ -12,14 +12,12 @@ use mainstem_log::{
     Qos2Id, SegmentSpec,
 };
 use mainstem_record::{Codec, Offset, TimestampMs};
+use mainstem_simulation::{Dice, Faults, SimFs};
 use proptest::prelude::*;
 
-use crate::{
-    faultfs::{Dice, FaultFs, Faults},
-    support::{
-        append, batch_of, encoded, options, partition_id, read_batches, records_of, run,
-        segment_spec, settings, start,
-    },
+use crate::support::{
+    append, batch_of, encoded, options, partition_id, read_batches, records_of, run, segment_spec,
+    settings, start,
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +57,7 @@ struct Sent {
 }
 
 struct World {
-    fs: FaultFs,
+    fs: SimFs,
     log: Log,
     partition: Partition,
     options: LogOptions,
@@ -82,7 +80,7 @@ struct World {
 
 impl World {
     async fn new(flush: Flush, options: LogOptions) -> Self {
-        let fs = FaultFs::new();
+        let fs = SimFs::new();
         let chain = vec![segment_spec(0, 0)];
         let (log, partition) = open(&fs, &options, spec(&chain, 0, flush)).await;
         Self {
@@ -105,8 +103,8 @@ impl World {
     }
 
     async fn step(&mut self, step: Step) {
-        let mut dice = Dice(step.seed);
-        self.armed = step.crash_in.map(|changes| (changes, dice.next()));
+        let mut dice = Dice::new(step.seed);
+        self.armed = step.crash_in.map(|changes| (changes, dice.next_u64()));
         match step.op {
             Op::Append => self.append(&mut dice).await,
             Op::RepeatBatch => self.repeat_batch(&mut dice).await,
@@ -151,7 +149,7 @@ impl World {
                 self.reopen(self.fs.process_death()).await;
                 assert_eq!(end, self.end(), "the page cache survives the process");
             }
-            Op::PowerCut => self.reopen(self.fs.power_cut(dice.next())).await,
+            Op::PowerCut => self.reopen(self.fs.power_cut(dice.next_u64())).await,
         }
         let ends = self.partition.ends();
         assert_eq!(ends.log_end.0, self.end());
@@ -180,7 +178,7 @@ impl World {
     }
 
     /// Starts again on this disk; the power may be cut once more during that.
-    async fn reopen(&mut self, fs: FaultFs) {
+    async fn reopen(&mut self, fs: SimFs) {
         self.fs = fs;
         self.arm();
         let spec = spec(&self.chain, self.log_start, self.flush);
@@ -201,7 +199,7 @@ impl World {
         self.raw.retain(|base, _| *base < end);
         self.log_start = self.log_start.min(end);
         self.floor = end;
-        self.check(&mut Dice(end as u64)).await;
+        self.check(&mut Dice::new(end as u64)).await;
     }
 
     fn value(&mut self, dice: &mut Dice) -> Vec<u8> {
@@ -478,7 +476,7 @@ fn spec(chain: &[SegmentSpec], log_start: i64, flush: Flush) -> PartitionSpec {
     }
 }
 
-async fn open(fs: &FaultFs, options: &LogOptions, spec: PartitionSpec) -> (Log, Partition) {
+async fn open(fs: &SimFs, options: &LogOptions, spec: PartitionSpec) -> (Log, Partition) {
     let fs: Arc<dyn Fs> = Arc::new(fs.clone());
     let (log, mut events) = start(&fs, options.clone()).await;
     let partition = log.open_partition(spec).await.unwrap();
@@ -536,7 +534,7 @@ proptest! {
             for step in steps {
                 world.step(step).await;
             }
-            world.check(&mut Dice(1)).await;
+            world.check(&mut Dice::new(1)).await;
         });
     }
 }

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use mainstem_env::Fs;
 use mainstem_log::{AppendError, Flush, Log, LogOptions, Partition};
+use mainstem_simulation::{Faults, SimFs};
 use parking_lot::Mutex;
 use tracing::{
     Event, Level, Metadata, Subscriber,
@@ -13,7 +14,6 @@ use tracing::{
 
 use crate::{
     clock::SharedClock,
-    faultfs::{FaultFs, Faults},
     support::{append, batch, inline_env, options, partition_id, run, segment_spec, spec},
 };
 
@@ -60,7 +60,7 @@ impl Subscriber for Lines {
 }
 
 struct World {
-    fs: FaultFs,
+    fs: SimFs,
     clock: SharedClock,
     registry: prometheus::Registry,
     partitions: Vec<Partition>,
@@ -70,7 +70,7 @@ struct World {
 impl World {
     /// Eight partitions over two shards.
     async fn start() -> Self {
-        let fs = FaultFs::new();
+        let fs = SimFs::new();
         let clock = SharedClock::default();
         let shared: Arc<dyn Fs> = Arc::new(fs.clone());
         let mut env = inline_env(shared);

@@ -1,0 +1,27 @@
+//! A deterministic world for tests: what a node takes from outside (`mainstem-env`), made of
+//! memory, virtual time and one seed.
+//!
+//! The crates of the binary run in it unchanged. It is only ever a dev-dependency: nothing here is
+//! linked into the binary.
+//!
+//! - [`SimFs`]: a disk with a page cache that tears, loses and reorders what is not synced, and
+//!   whose calls fail on demand or by chance.
+//! - [`SimClock`]: time that passes only when nothing else can happen.
+//! - [`SimTasks`]: tasks on one thread, taken in an order that the seed decides; the tasks of one
+//!   process can be ended together.
+//! - [`run`] and [`World`]: all of these together.
+//!
+//! The same seed gives the same history: the same calls of the disk in the same order with the same
+//! bytes. Whatever a test wants random it takes from a [`Dice`] of its seed.
+
+mod clock;
+mod dice;
+mod disk;
+mod tasks;
+mod world;
+
+pub use clock::SimClock;
+pub use dice::Dice;
+pub use disk::{Chances, Counts, FaultKind, Faults, SimFs};
+pub use tasks::SimTasks;
+pub use world::{Process, World, run, seeds};
