@@ -13,7 +13,7 @@ use crate::varint::{
 };
 
 /// The largest batch that its length field can express.
-const BATCH_BYTES_MAX: usize = i32::MAX as usize;
+pub(crate) const BATCH_BYTES_MAX: usize = i32::MAX as usize;
 
 /// Length, attributes and both deltas: what stands before an [`EncodedRecord`] in a batch.
 const PREFIX_BYTES_MAX: usize = VARINT_BYTES_MAX + 1 + VARLONG_BYTES_MAX + VARINT_BYTES_MAX;
@@ -245,7 +245,7 @@ impl BatchBuilder {
 }
 
 /// A batch with room for the header and the records of `plain`, which has such room too.
-fn compressed(codec: Codec, plain: &[u8]) -> Result<BytesMut, BatchError> {
+pub(crate) fn compressed(codec: Codec, plain: &[u8]) -> Result<BytesMut, BatchError> {
     let records = plain.get(BATCH_HEADER_BYTES..).unwrap_or_default();
     let mut out = vec![0; BATCH_HEADER_BYTES];
     compress_into(codec, records, &mut out)?;
@@ -254,23 +254,23 @@ fn compressed(codec: Codec, plain: &[u8]) -> Result<BytesMut, BatchError> {
 }
 
 /// As `i32`; what does not fit makes the batch too large as well, which `finish` reports.
-fn saturated(count: usize) -> i32 {
+pub(crate) fn saturated(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
-fn nullable_bytes(field: Option<&[u8]>) -> usize {
+pub(crate) fn nullable_bytes(field: Option<&[u8]>) -> usize {
     match field {
         None => varint_bytes(-1),
         Some(bytes) => varint_bytes(saturated(bytes.len())) + bytes.len(),
     }
 }
 
-fn put_nullable(out: &mut Vec<u8>, field: Option<&[u8]>) {
+pub(crate) fn put_nullable(out: &mut impl BufMut, field: Option<&[u8]>) {
     match field {
         None => write_varint(out, -1),
         Some(bytes) => {
             write_varint(out, saturated(bytes.len()));
-            out.extend_from_slice(bytes);
+            out.put_slice(bytes);
         }
     }
 }

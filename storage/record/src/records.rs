@@ -328,6 +328,11 @@ impl<'a> Headers<'a> {
         self.count
     }
 
+    /// The headers as they are encoded, without their count.
+    pub(crate) const fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// There are no headers.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -2,9 +2,10 @@
 //! write must be read.
 
 use mainstem_record::{
-    Attributes, BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, BatchOptions, Codec, LeaderEpoch,
-    Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs, TimestampType, check_stored,
-    compress, decompress, records, validate, validate_records,
+    Attributes, BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, BatchOptions, Codec, ControlType,
+    LeaderEpoch, Offset, ProducerEpoch, ProducerId, RetainedBatch, Sequence, TimestampMs,
+    TimestampType, check_stored, compress, control_type, decompress, records, stamp, validate,
+    validate_records,
 };
 
 const TIME: i64 = 1_700_000_000_000;
@@ -159,6 +160,83 @@ fn batches_of_another_writer_are_read() {
             );
         }
     }
+}
+
+/// A transactional batch of three records at offset 1000 and epoch 5, of which compaction has left
+/// the last, a tombstone with a header and record attribute bit 4, with a delete horizon; written
+/// byte by byte from the protocol guide by other means.
+const RETAINED_BATCH: &str = "\
+    00000000000003e80000003e000000050255d2b6d54050000000020000018bcfe56be80000018bcfe56801\
+    0000000000001267000300000029000000011810cd0f040261010202680278";
+
+/// The same batch without any record.
+const EMPTY_BATCH: &str = "\
+    00000000000003e8000000310000000502998510db401000000002ffffffffffffffff0000018bcfe56809\
+    000000000000126700030000002900000000";
+
+/// What a transaction coordinator writes at the end of a transaction: abort and commit.
+const MARKERS: [(&str, ControlType); 2] = [
+    (
+        "\
+    00000000000000070000004200000005025ce451790030000000000000018bcfe568000000018bcfe56800\
+    00000000000012670003ffffffff000000012000000008000000000c00000000000900",
+        ControlType::Abort,
+    ),
+    (
+        "\
+    0000000000000007000000420000000502a8da87310030000000000000018bcfe568000000018bcfe56800\
+    00000000000012670003ffffffff000000012000000008000000010c00000000000900",
+        ControlType::Commit,
+    ),
+];
+
+fn to_be_compacted() -> Vec<u8> {
+    let mut builder = BatchBuilder::new(BatchOptions {
+        attributes: Attributes::default()
+            .with_transactional(true)
+            .with_mqtt(true),
+        producer_id: ProducerId(4711),
+        producer_epoch: ProducerEpoch(3),
+        base_sequence: Sequence(41),
+        ..BatchOptions::default()
+    });
+    builder.push_record(0, TimestampMs(TIME), Some(b"a"), Some(b"1"), []);
+    builder.push_record(0, TimestampMs(TIME + 9), Some(b"b"), Some(b"2"), []);
+    let header = (&b"h"[..], Some(&b"x"[..]));
+    builder.push_record(0x10, TimestampMs(TIME + 1), Some(b"a"), None, [header]);
+    let mut batch = builder.finish().expect("small").to_vec();
+    stamp(&mut batch, Offset(1000), LeaderEpoch(5));
+    batch
+}
+
+#[test]
+fn batches_that_compaction_has_left_have_these_bytes() {
+    let original = to_be_compacted();
+    let header = check_stored(&original).unwrap();
+    let opened = records(&original, 0).unwrap();
+    let last = opened.iter().map(Result::unwrap).last().unwrap();
+    let mut retained = RetainedBatch::new(&header, Some(TimestampMs(TIME + 1000)), 0);
+    let empty = RetainedBatch::new(&header, Some(TimestampMs(TIME + 1000)), 0);
+    retained.push(&last);
+    assert_eq!(retained.finish().unwrap()[..], unhex(RETAINED_BATCH));
+    assert_eq!(empty.finish().unwrap()[..], unhex(EMPTY_BATCH));
+    let read = check_stored(&unhex(EMPTY_BATCH)).unwrap();
+    assert_eq!((read.record_count, read.last_sequence().0), (0, 43));
+    assert_eq!(records(&unhex(EMPTY_BATCH), 0).unwrap().iter().count(), 0);
+}
+
+#[test]
+fn transaction_markers_are_read() {
+    for (hex, kind) in MARKERS {
+        let batch = unhex(hex);
+        assert!(check_stored(&batch).unwrap().attributes.is_control());
+        assert_eq!(control_type(&batch, 0), Ok(Some(kind)));
+    }
+    assert_eq!(control_type(&unhex(EMPTY_BATCH), 0), Ok(None));
+    assert_eq!(
+        control_type(&to_be_compacted(), 0),
+        Ok(Some(ControlType::Other(-1)))
+    );
 }
 
 #[test]

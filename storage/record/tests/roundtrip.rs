@@ -5,9 +5,10 @@ mod common;
 
 use bytes::Bytes;
 use mainstem_record::{
-    BATCH_HEADER_BYTES, BatchBuilder, BatchError, Batches, EncodedRecord, LeaderEpoch, Offset,
-    Sequence, TimestampMs, TimestampType, check_stored, compress, decompress, records, stamp,
-    stamp_log_append_time, validate, validate_records,
+    BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchHeader, Batches, Codec, EncodedRecord,
+    LeaderEpoch, Offset, RecordView, RetainedBatch, Sequence, TimestampMs, TimestampType,
+    check_stored, compress, decompress, records, stamp, stamp_log_append_time, validate,
+    validate_records,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -51,6 +52,68 @@ proptest! {
         prop_assert_eq!(Some(summary.max_timestamp.0), newest);
         prop_assert_eq!(summary.max_timestamp, header.max_timestamp);
         prop_assert_eq!(summary.any_null_key, model.records.iter().any(|r| r.key.is_none()));
+    }
+
+    #[test]
+    fn compaction_leaves_chosen_records_and_everything_else_of_a_batch(
+        (model, stays) in batch().prop_flat_map(|model| {
+            let count = model.records.len();
+            (Just(model), vec(any::<bool>(), count))
+        }),
+        base in 0..i64::MAX - 100,
+        horizon in proptest::option::of(any::<i64>()),
+        now in proptest::option::of(any::<i64>()),
+    ) {
+        let mut bytes = model.build();
+        stamp(&mut bytes, Offset(base), LeaderEpoch(7));
+        if let Some(now) = now {
+            stamp_log_append_time(&mut bytes, TimestampMs(now));
+        }
+        let header = check_stored(&bytes).expect("valid");
+        let opened = records(&bytes, BYTES_MAX).expect("readable");
+        let all: Vec<_> = opened.iter().map(|r| r.expect("well-formed")).collect();
+        let kept: Vec<_> = all.iter().zip(&stays).filter(|(_, s)| **s).map(|(r, _)| *r).collect();
+        let horizon = horizon.map(TimestampMs);
+        let mut retained = RetainedBatch::new(&header, horizon, 0);
+        for record in &kept {
+            retained.push(record);
+        }
+        prop_assert_eq!(retained.len(), kept.len());
+        let retained = retained.finish().expect("small");
+
+        let left = check_stored(&retained).expect("valid");
+        let opened = records(&retained, BYTES_MAX).expect("readable");
+        let read: Vec<_> = opened.iter().map(|r| r.expect("well-formed")).collect();
+        let plain = |of: &[RecordView<'_>]| -> Vec<_> {
+            of.iter().map(|r| (r.offset, ModelRecord::of(r))).collect()
+        };
+        prop_assert_eq!(plain(&read), plain(&kept));
+        prop_assert_eq!(left.delete_horizon(), horizon.filter(|_| !kept.is_empty()));
+        let newest = kept.iter().map(|r| r.timestamp).max().unwrap_or(header.max_timestamp);
+        prop_assert_eq!(left.max_timestamp, newest);
+        let codec = if kept.is_empty() { Codec::None } else { model.options.codec };
+        prop_assert_eq!(left.attributes.codec(), Ok(codec));
+        let unchanged = BatchHeader {
+            batch_length: left.batch_length,
+            crc: left.crc,
+            attributes: header.attributes.with_codec(codec)
+                .with_delete_horizon(left.attributes.has_delete_horizon()),
+            base_timestamp: left.base_timestamp,
+            max_timestamp: left.max_timestamp,
+            record_count: left.record_count,
+            ..header
+        };
+        prop_assert_eq!(left, unchanged);
+        prop_assert_eq!(left.last_sequence(), header.last_sequence());
+
+        // Once more: a horizon that is set stays.
+        let mut again = RetainedBatch::new(&left, Some(TimestampMs(1)), retained.len());
+        for record in &read {
+            again.push(record);
+        }
+        let again = check_stored(&again.finish().expect("small")).expect("valid");
+        let expected = horizon.unwrap_or(TimestampMs(1));
+        prop_assert_eq!(again.delete_horizon(), (!kept.is_empty()).then_some(expected));
     }
 
     #[test]
