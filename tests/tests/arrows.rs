@@ -52,6 +52,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mainstem-simulation", &["mainstem-env"]),
     // Whole-binary tests know the product from outside only.
     ("mainstem-tests", &[]),
+    // The log by itself is measured without metadata, protocols and RocksDB.
+    (
+        "mainstem-log-bench",
+        &["mainstem-env", "mainstem-record", "mainstem-log"],
+    ),
 ];
 
 const PROTOCOL: &[&str] = &[

@@ -97,6 +97,11 @@ impl Partition {
         self.inner.shared.id
     }
 
+    /// The number of the I/O shard that writes it, from 0 on.
+    pub fn shard(&self) -> usize {
+        self.inner.inbox.health().shard
+    }
+
     /// The leader epoch of the newest segment, which is the active one if there is one;
     /// [`LeaderEpoch::NONE`] without segments.
     pub fn epoch(&self) -> LeaderEpoch {
