@@ -160,6 +160,7 @@ fn segment(index: i32, number: i32, base: Offset) -> SegmentSpec {
         base,
         epoch: LeaderEpoch(number),
         end: None,
+        compacted_from: None,
     }
 }
 
