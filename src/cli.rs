@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use mainstem_config::{Config, ConfigErrors, Sources};
+use mainstem_record::PartitionId;
+
+use crate::log_command;
 
 /// One broker for MQTT devices and Kafka clients, over one segment log.
 #[derive(Debug, Parser)]
@@ -20,6 +23,61 @@ pub(crate) enum Command {
     /// Work with configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look into the files of a node's log, whether the node runs or not. Nothing is changed.
+    #[command(subcommand)]
+    Log(LogCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Check every batch, index, digest and synced point, and name what is damaged.
+    ///
+    /// One line per finding, then a summary. `damage`: what was stored safely is not as it was
+    /// stored, with the file, the byte position and the offsets. `unreadable`: the file system
+    /// does not let us look. `note`: as it must be after a crash, or on a node that runs; a torn
+    /// tail above the synced point is one, since the next start cuts it off. What a killed node
+    /// leaves is no damage.
+    ///
+    /// Exit codes: 0 nothing is damaged, 1 something could not be read, 2 a wrong command line,
+    /// 3 damage.
+    Verify(VerifyArguments),
+    /// Print what the files hold: synced points, segments, index files, producers, batches.
+    ///
+    /// One line per item: what it is, then `name=value` pairs. Damaged batches are shown as such
+    /// and passed over.
+    ///
+    /// Exit codes: 0 shown, 1 something could not be read, 2 a wrong command line.
+    Dump(DumpArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    /// The data directory of a node, or the directory of its log.
+    pub(crate) dir: PathBuf,
+    /// One JSON object per line instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DumpArguments {
+    /// The data directory of a node, or the directory of its log.
+    pub(crate) dir: PathBuf,
+    /// Only this partition, named like its directory.
+    #[arg(long, value_name = "TOPIC-ID/INDEX", value_parser = log_command::parse_partition)]
+    pub(crate) partition: Option<PartitionId>,
+    /// Do not print batches.
+    #[arg(long, conflicts_with = "records")]
+    pub(crate) no_batches: bool,
+    /// Print the records of each batch: offset, timestamp, key, sizes and names of headers.
+    #[arg(long)]
+    pub(crate) records: bool,
+    /// Print every entry of the sections of index files.
+    #[arg(long)]
+    pub(crate) index: bool,
+    /// One JSON object per line instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@ mod admin;
 mod banner;
 mod cli;
 mod identity;
+mod log_command;
 mod logging;
 mod openmetrics;
 mod process;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     match cli::Cli::parse().command {
         cli::Command::Serve(arguments) => serve_command(&arguments),
         cli::Command::Config(cli::ConfigCommand::Check { file }) => check_config(&file),
+        cli::Command::Log(command) => log_command::run(&command),
     }
 }
 

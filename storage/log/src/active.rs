@@ -97,6 +97,7 @@ impl Frozen {
             base: self.segment.base,
             end: self.end,
             epoch: self.segment.epoch,
+            compacted_from: self.segment.rule.compacted_from,
             bytes: self.bytes,
             min_timestamp,
             max_timestamp,

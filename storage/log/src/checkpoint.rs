@@ -27,10 +27,13 @@ use crate::dedupe::Fields;
 pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The largest file that is read: some millions of partitions.
-const FILE_BYTES_MAX: usize = 256 << 20;
+pub(crate) const FILE_BYTES_MAX: usize = 256 << 20;
 
 const MAGIC: [u8; 4] = *b"MSCP";
 const VERSION: u32 = 1;
+
+/// Where each partition is synced, as the file says.
+pub(crate) type Points = HashMap<PartitionId, SyncedPoint>;
 
 /// Up to where a segment is synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +47,7 @@ pub(crate) struct SyncedPoint {
 pub(crate) struct Checkpoint {
     env: Env,
     path: PathBuf,
-    points: Mutex<HashMap<PartitionId, SyncedPoint>>,
+    points: Mutex<Points>,
     writing: AtomicBool,
     /// Two writers would share the temporary file.
     file: Mutex<()>,
@@ -114,7 +117,7 @@ impl Checkpoint {
     }
 }
 
-fn encode(points: &HashMap<PartitionId, SyncedPoint>) -> Vec<u8> {
+fn encode(points: &Points) -> Vec<u8> {
     let mut out = Vec::with_capacity(12 + points.len() * 52);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
@@ -130,7 +133,8 @@ fn encode(points: &HashMap<PartitionId, SyncedPoint>) -> Vec<u8> {
     out
 }
 
-fn decode(file: &[u8]) -> Option<HashMap<PartitionId, SyncedPoint>> {
+/// The points of a file; `None` if it is damaged.
+pub(crate) fn decode(file: &[u8]) -> Option<Points> {
     let (body, trailer) = file.split_last_chunk::<4>()?;
     if crc32c::crc32c(body) != u32::from_le_bytes(*trailer) {
         return None;

@@ -50,6 +50,19 @@ pub(crate) fn digest_of_chunks(chunks: &[u128]) -> u128 {
     hasher.digest128()
 }
 
+/// Whether chunk number `chunk` of a file of `bytes` has this digest; one that is not all there has
+/// not. Blocks.
+pub(crate) fn chunk_is(
+    file: &dyn File,
+    bytes: u64,
+    (chunk, digest): (usize, u128),
+) -> io::Result<bool> {
+    let start = chunk as u64 * CHUNK_BYTES;
+    let end = bytes.min(start.saturating_add(CHUNK_BYTES));
+    let read = read_range(file, start, end)?;
+    Ok(read.len() as u64 == end.saturating_sub(start) && xxh3_128(&read) == digest)
+}
+
 // === impl Digest ===
 
 impl Digest {

@@ -83,7 +83,8 @@ fn check_or_make(fs: &dyn Fs, dir: &Path, must_exist: bool) -> Result<(), LogErr
     }
 }
 
-fn check_format(fs: &dyn Fs, path: &Path) -> Result<(), LogError> {
+/// Whether the format file tells the format that we know.
+pub(crate) fn check_format(fs: &dyn Fs, path: &Path) -> Result<(), LogError> {
     let bytes = match fs.read(path, FORMAT_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Vec::new(),

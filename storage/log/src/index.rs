@@ -135,6 +135,16 @@ impl Index {
             .map(|entry| self.base.plus(i64::from(entry.offset)))
     }
 
+    /// Where the first indexed batch after `position` begins, in bytes.
+    pub(crate) fn next_after(&self, position: u64) -> Option<u64> {
+        let after = self
+            .entries
+            .partition_point(|entry| u64::from(entry.position) <= position);
+        self.entries
+            .get(after)
+            .map(|entry| u64::from(entry.position))
+    }
+
     fn entry_before(&self, after: usize) -> (u64, Offset) {
         let entry = after.checked_sub(1).and_then(|at| self.entries.get(at));
         entry.map_or((0, self.base), |entry| {

@@ -27,7 +27,7 @@ const TAG_QOS2: u32 = 5;
 const TAG_RUN: u32 = 6;
 const TAG_CHUNKS: u32 = 7;
 
-const HEADER_BYTES: usize = 16 + 8 + 8 + 4 + 8 + 8 + 8 + 8 + 16 + 4;
+const HEADER_BYTES: usize = 16 + 8 + 8 + 4 + 4 + 8 + 8 + 8 + 8 + 16 + 4;
 
 /// Enough of the file to read the header from.
 pub(crate) const HEADER_PREFIX_BYTES: usize = 8 + 12 + HEADER_BYTES;
@@ -42,7 +42,10 @@ pub(crate) struct Header {
     pub(crate) segment: SegmentId,
     pub(crate) base: Offset,
     pub(crate) end: Offset,
+    /// Of all batches; of the last ones in a compacted segment.
     pub(crate) epoch: LeaderEpoch,
+    /// Set if the segment is compacted: its lowest epoch.
+    pub(crate) compacted_from: Option<LeaderEpoch>,
     pub(crate) bytes: u64,
     pub(crate) min_timestamp: i64,
     pub(crate) max_timestamp: i64,
@@ -124,6 +127,8 @@ fn encode_header(out: &mut Vec<u8>, header: &Header) {
     out.extend_from_slice(&header.base.0.to_le_bytes());
     out.extend_from_slice(&header.end.0.to_le_bytes());
     out.extend_from_slice(&header.epoch.0.to_le_bytes());
+    let compacted_from = header.compacted_from.unwrap_or(LeaderEpoch::NONE);
+    out.extend_from_slice(&compacted_from.0.to_le_bytes());
     out.extend_from_slice(&header.bytes.to_le_bytes());
     out.extend_from_slice(&header.min_timestamp.to_le_bytes());
     out.extend_from_slice(&header.max_timestamp.to_le_bytes());
@@ -241,6 +246,7 @@ fn header(payload: &[u8]) -> Option<Header> {
         base: Offset(fields.i64()?),
         end: Offset(fields.i64()?),
         epoch: LeaderEpoch(fields.i32()?),
+        compacted_from: Some(LeaderEpoch(fields.i32()?)).filter(|from| from.0 >= 0),
         bytes: fields.u64()?,
         min_timestamp: fields.i64()?,
         max_timestamp: fields.i64()?,
@@ -305,6 +311,7 @@ mod tests {
             base: Offset(100),
             end: Offset(900),
             epoch: LeaderEpoch(3),
+            compacted_from: Some(LeaderEpoch(2)),
             bytes: 2 * CHUNK_BYTES + 77,
             min_timestamp: -1,
             max_timestamp: 55,

@@ -56,6 +56,7 @@ mod shared;
 mod space;
 mod spec;
 mod syncer;
+pub mod verify;
 mod writer;
 
 pub use append::{Ack, Append, AppendTicket, Appended, Qos2Id};

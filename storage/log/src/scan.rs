@@ -30,6 +30,8 @@ pub(crate) enum Bad {
     },
     #[error("the file ends within a batch")]
     Short,
+    #[error("a batch that reaches into the next one")]
+    Length,
 }
 
 /// Which batches belong in a segment, and where. Offset and epoch are not covered by the checksum of
@@ -81,9 +83,13 @@ pub(crate) struct Scan {
 
 impl BatchRule {
     pub(crate) fn of(spec: &SegmentSpec) -> Self {
+        Self::new(spec.epoch, spec.compacted_from)
+    }
+
+    pub(crate) fn new(epoch: LeaderEpoch, compacted_from: Option<LeaderEpoch>) -> Self {
         Self {
-            epoch: spec.epoch,
-            compacted_from: spec.compacted_from,
+            epoch,
+            compacted_from,
         }
     }
 

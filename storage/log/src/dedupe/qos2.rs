@@ -54,6 +54,11 @@ impl Qos2 {
         }
     }
 
+    /// How many sessions are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
     /// Whether the publish was appended before.
     pub(crate) fn check(&self, id: &Qos2Id, now_ms: i64) -> Result<bool, AppendError> {
         match self.map.get(&id.session) {

@@ -76,6 +76,7 @@ fn good_header(fs: &dyn Fs, path: &Path, spec: &SegmentSpec) -> Option<Header> {
     let ours = header.segment == spec.id
         && header.base == spec.base
         && header.epoch == spec.epoch
+        && header.compacted_from == spec.compacted_from
         && Some(header.end) == spec.end;
     ours.then_some(header)
 }
@@ -156,6 +157,7 @@ fn rebuild(
         base: spec.base,
         end: scan.next,
         epoch: spec.epoch,
+        compacted_from: spec.compacted_from,
         bytes: scan.position,
         min_timestamp,
         max_timestamp,

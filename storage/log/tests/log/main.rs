@@ -15,3 +15,4 @@ mod model;
 mod space;
 mod support;
 mod timestamps;
+mod verify;

@@ -1,0 +1,412 @@
+//! Checking one segment: its batches, its digest, its index file.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use mainstem_env::{File, Fs, OpenMode};
+use mainstem_record::{BatchHeader, Offset, ProducerId};
+
+use super::{
+    Checker, Finding, Problem,
+    layout::SegmentFiles,
+    walk::{Expected, Step, Walk},
+};
+use crate::{
+    checkpoint::SyncedPoint,
+    dedupe::Producers,
+    digest::{CHUNK_BYTES, chunk_is},
+    index::Entry,
+    index_file::{self, Contents, INDEX_FILE_BYTES_MAX},
+    paths,
+    scan::BatchRule,
+};
+
+/// What the rest of the partition needs to know of a segment.
+pub(super) struct Checked {
+    /// The offset after its last record.
+    pub(super) end: Offset,
+    pub(super) is_sealed: bool,
+}
+
+/// Compares the index with the batches as they go by.
+struct Compare<'a> {
+    entries: &'a [Entry],
+    next_entry: usize,
+    base: Offset,
+    /// Lowest and highest timestamp so far.
+    times: (i64, i64),
+    /// The producers that the index file remembers: up to where, and what the batches say.
+    producers: HashMap<ProducerId, (Offset, Offset)>,
+}
+
+/// Reads and decodes an index file or a snapshot.
+pub(super) fn index_file(fs: &dyn Fs, path: &Path) -> Result<Contents, Problem> {
+    let bytes = fs
+        .read(path, INDEX_FILE_BYTES_MAX)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge | io::ErrorKind::UnexpectedEof => Problem::IndexFile {
+                reason: error.to_string(),
+            },
+            _ => Problem::io(&error),
+        })?;
+    let interval = 1;
+    index_file::decode(&bytes, interval, i64::MAX).map_err(|error| Problem::IndexFile {
+        reason: error.to_string(),
+    })
+}
+
+// === impl Checker ===
+
+impl Checker<'_> {
+    /// Checks a segment with a file of batches; `None` if it could not be looked at.
+    pub(super) fn segment(
+        &mut self,
+        dir: &Path,
+        files: &SegmentFiles,
+        synced: Option<SyncedPoint>,
+    ) -> Option<Checked> {
+        let path = paths::segment(dir, files.base, files.id);
+        let file = match self.fs.open(&path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(error) => {
+                self.found(Finding::new(path, Problem::io(&error)));
+                return None;
+            }
+        };
+        self.summary.segments += 1;
+        let index_path = path.with_extension(paths::INDEX);
+        // A segment that is sealed while we look has its index file before the next one is there.
+        let sealed = files.index || self.fs.exists(&index_path).unwrap_or(false);
+        let checked = if sealed {
+            self.summary.sealed += 1;
+            match self.index(&index_path, files) {
+                Some(contents) => self.sealed(&path, &*file, &contents),
+                None => self.unindexed(&path, &file, files, None),
+            }
+        } else {
+            let snapshot_path = path.with_extension(paths::SNAPSHOT);
+            if files.snapshot {
+                self.snapshot(&snapshot_path, &*file, files);
+            }
+            self.unindexed(&path, &file, files, synced)
+        };
+        match checked {
+            Ok((end, is_sealed)) => Some(Checked { end, is_sealed }),
+            Err(error) => {
+                self.found(Finding::new(path, Problem::io(&error)));
+                None
+            }
+        }
+    }
+
+    fn index(&mut self, path: &Path, files: &SegmentFiles) -> Option<Contents> {
+        let problem = match index_file(self.fs, path) {
+            Ok(contents)
+                if contents.header.segment == files.id && contents.header.base == files.base =>
+            {
+                return Some(contents);
+            }
+            Ok(_) => Problem::IndexFile {
+                reason: "it is of another segment".to_owned(),
+            },
+            Err(problem) => problem,
+        };
+        self.found(Finding::new(path, problem));
+        None
+    }
+
+    /// A sealed segment: everything must be as its index file says.
+    fn sealed(
+        &mut self,
+        path: &Path,
+        file: &dyn File,
+        contents: &Contents,
+    ) -> io::Result<(Offset, bool)> {
+        let header = &contents.header;
+        let len = file.len()?;
+        if len < header.bytes {
+            let problem = Problem::Short {
+                bytes: len,
+                expected: header.bytes,
+            };
+            self.found(
+                Finding::new(path, problem)
+                    .at(len)
+                    .of(header.base, header.end),
+            );
+        } else if len > header.bytes {
+            let bytes = len - header.bytes;
+            self.found(Finding::new(path, Problem::Beyond { bytes }).at(header.bytes));
+        }
+        let limit = len.min(header.bytes);
+        let expected = Expected {
+            base: header.base,
+            rule: Some(BatchRule::new(header.epoch, header.compacted_from)),
+            limit,
+            entries: contents.index.entries(),
+        };
+        let mut compare = Compare::new(contents);
+        let mut walk = Walk::new(file, expected);
+        let mut damaged = Vec::new();
+        loop {
+            match walk.step()? {
+                Step::Batch { header, position } => {
+                    self.good(&header);
+                    if !compare.batch(&header, position) {
+                        let index_path = path.with_extension(paths::INDEX);
+                        let offsets = (header.base_offset, header.next_offset());
+                        let finding = Finding::new(index_path, Problem::IndexEntry).at(position);
+                        self.found(finding.of(offsets.0, offsets.1));
+                    }
+                }
+                Step::Bad {
+                    position,
+                    base,
+                    end,
+                    reason,
+                } => {
+                    let problem = Problem::Batch {
+                        reason: reason.to_string(),
+                    };
+                    damaged.push(position);
+                    let end_of_damage = end.unwrap_or(header.end);
+                    self.found(
+                        Finding::new(path, problem)
+                            .at(position)
+                            .of(base, end_of_damage),
+                    );
+                    if end.is_none() {
+                        break;
+                    }
+                }
+                Step::End => break,
+            }
+        }
+        if limit == header.bytes {
+            if damaged.is_empty() {
+                self.at_the_end(path, (walk.place().1, contents), &compare);
+            }
+            self.digest(path, (file, contents), &damaged)?;
+        }
+        Ok((header.end, true))
+    }
+
+    /// What only a whole segment can tell.
+    fn at_the_end(
+        &mut self,
+        path: &Path,
+        (next, contents): (Offset, &Contents),
+        compare: &Compare<'_>,
+    ) {
+        let header = &contents.header;
+        // Compaction may have emptied the end.
+        if next > header.end {
+            let problem = Problem::End {
+                found: next,
+                expected: header.end,
+            };
+            self.found(Finding::new(path, problem).at(header.bytes));
+        }
+        let index_path = path.with_extension(paths::INDEX);
+        if compare.entries.len() != compare.next_entry {
+            self.found(Finding::new(&index_path, Problem::IndexEntry));
+        }
+        let said = (header.min_timestamp, header.max_timestamp);
+        if said != compare.times {
+            let problem = Problem::IndexTimes {
+                found: said,
+                expected: compare.times,
+            };
+            self.found(Finding::new(&index_path, problem));
+        }
+        let mut producers: Vec<_> = compare.producers.iter().collect();
+        producers.sort_unstable_by_key(|(id, _)| **id);
+        for (id, (found, expected)) in producers {
+            if *expected != Offset(-1) && found != expected {
+                let problem = Problem::Producer {
+                    id: *id,
+                    found: *found,
+                    expected: *expected,
+                };
+                self.found(Finding::new(&index_path, problem));
+            }
+        }
+    }
+
+    /// Chunk by chunk; one is named only if no batch in it has shown the damage.
+    fn digest(
+        &mut self,
+        path: &Path,
+        (file, contents): (&dyn File, &Contents),
+        damaged: &[u64],
+    ) -> io::Result<()> {
+        let header = &contents.header;
+        let chunks = contents.digest.chunks().unwrap_or_default();
+        for (number, digest) in chunks.into_iter().enumerate() {
+            let start = number as u64 * CHUNK_BYTES;
+            let end = header.bytes.min(start + CHUNK_BYTES);
+            if chunk_is(file, header.bytes, (number, digest))? {
+                continue;
+            }
+            // A batch may begin before the chunk and be damaged in it.
+            let told = damaged.iter().any(|position| {
+                let batch_end = contents.index.next_after(*position).unwrap_or(header.bytes);
+                *position < end && batch_end.max(position + 1) > start
+            });
+            if !told {
+                let bytes = end - start;
+                self.found(Finding::new(path, Problem::Digest { bytes }).at(start));
+            }
+        }
+        Ok(())
+    }
+
+    /// A segment of which only the batches themselves tell where it ends.
+    fn unindexed(
+        &mut self,
+        path: &Path,
+        file: &Arc<dyn File>,
+        files: &SegmentFiles,
+        synced: Option<SyncedPoint>,
+    ) -> io::Result<(Offset, bool)> {
+        let limit = file.len()?;
+        let synced_bytes = synced.map_or(0, |point| point.position);
+        if limit < synced_bytes {
+            let problem = Problem::Short {
+                bytes: limit,
+                expected: synced_bytes,
+            };
+            self.found(Finding::new(path, problem).at(limit));
+        }
+        let expected = Expected {
+            base: files.base,
+            rule: None,
+            limit,
+            entries: &[],
+        };
+        let mut walk = Walk::new(&**file, expected);
+        loop {
+            match walk.step()? {
+                Step::Batch { header, .. } => self.good(&header),
+                Step::Bad {
+                    position,
+                    base,
+                    end,
+                    reason,
+                } => {
+                    if position >= synced_bytes {
+                        let bytes = limit - position;
+                        self.found(Finding::new(path, Problem::TornTail { bytes }).at(position));
+                        return Ok((base, false));
+                    }
+                    let problem = Problem::Batch {
+                        reason: reason.to_string(),
+                    };
+                    let synced_end = synced.map_or(base, |point| point.offset);
+                    let finding = Finding::new(path, problem).at(position);
+                    self.found(finding.of(base, end.unwrap_or(synced_end.max(base.next()))));
+                    if end.is_none() {
+                        return Ok((synced_end, false));
+                    }
+                }
+                Step::End => return Ok((walk.place().1, false)),
+            }
+        }
+    }
+
+    /// The snapshot of an active segment: it must be right for as much as it is about.
+    fn snapshot(&mut self, path: &Path, file: &dyn File, files: &SegmentFiles) {
+        let Some(contents) = self.index(path, files) else {
+            return;
+        };
+        let header = &contents.header;
+        let len = file.len().unwrap_or_default();
+        if len < header.bytes {
+            let problem = Problem::Short {
+                bytes: len,
+                expected: header.bytes,
+            };
+            let log = path.with_extension(paths::LOG);
+            self.found(Finding::new(log, problem).at(len));
+        }
+        let mut compare = Compare::new(&contents);
+        let expected = Expected {
+            base: header.base,
+            rule: Some(BatchRule::new(header.epoch, header.compacted_from)),
+            limit: len.min(header.bytes),
+            entries: contents.index.entries(),
+        };
+        let mut walk = Walk::new(file, expected);
+        // Batches are counted, and damage in them is named, by the walk of the whole segment.
+        while let Ok(Step::Batch { header, position }) = walk.step() {
+            if !compare.batch(&header, position) {
+                let finding = Finding::new(path, Problem::IndexEntry).at(position);
+                self.found(finding.of(header.base_offset, header.next_offset()));
+            }
+        }
+    }
+
+    fn good(&mut self, header: &BatchHeader) {
+        self.summary.batches += 1;
+        self.summary.records += u64::try_from(header.record_count).unwrap_or_default();
+        self.summary.bytes += header.size_bytes() as u64;
+    }
+}
+
+/// The path of a segment's file of batches.
+pub(super) fn log_path(dir: &Path, files: &SegmentFiles) -> PathBuf {
+    paths::segment(dir, files.base, files.id)
+}
+
+// === impl Compare ===
+
+impl<'a> Compare<'a> {
+    fn new(contents: &'a Contents) -> Self {
+        Self {
+            entries: contents.index.entries(),
+            next_entry: 0,
+            base: contents.header.base,
+            times: (i64::MAX, i64::MIN),
+            producers: remembered(&contents.dedupe.producers),
+        }
+    }
+
+    /// Takes a good batch; whether the index agrees with it.
+    fn batch(&mut self, header: &BatchHeader, position: u64) -> bool {
+        let mut agrees = true;
+        while let Some(entry) = self.entries.get(self.next_entry) {
+            let at = u64::from(entry.position);
+            if at > position {
+                break;
+            }
+            self.next_entry += 1;
+            // One that was passed over lay in what is damaged: it is told already.
+            if at == position {
+                let offset = self.base.plus(i64::from(entry.offset));
+                agrees = offset == header.base_offset && entry.max_before >= self.times.1;
+            }
+        }
+        self.times.0 = self.times.0.min(header.base_timestamp.0);
+        self.times.1 = self.times.1.max(header.max_timestamp.0);
+        if header.has_producer()
+            && header.base_sequence.0 >= 0
+            && let Some((_, newest)) = self.producers.get_mut(&header.producer_id)
+        {
+            *newest = header.last_offset();
+        }
+        agrees
+    }
+}
+
+/// Up to which offset each producer is remembered; -1 for what the batches have still to say.
+fn remembered(producers: &Producers) -> HashMap<ProducerId, (Offset, Offset)> {
+    let with_marks = producers.iter().filter_map(|(id, producer)| {
+        let last = producer.marks().last()?;
+        Some((*id, (last.last_offset, Offset(-1))))
+    });
+    with_marks.collect()
+}
