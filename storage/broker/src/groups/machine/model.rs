@@ -204,7 +204,14 @@ impl World {
                 } else {
                     Err(ErrorCode::NotCoordinator)
                 };
+                let before = self.bench.machine.members.clone();
                 self.bench.store_done(result);
+                // Whoever gets its place back from a replacement that was not stored begins anew.
+                for id in self.bench.machine.members.keys() {
+                    if !before.contains_key(id) {
+                        self.contacts.insert(id.clone(), self.bench.now);
+                    }
+                }
             }
             Op::Advance { ms } => self.bench.advance(Duration::from_millis(*ms)),
         }
