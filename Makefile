@@ -9,7 +9,7 @@ BINARY := $(CARGO_TARGET_DIR)/release/mainstem
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit clients clients-install soak bench lint fmt print-binary
+.PHONY: help run build test unit clients clients-install soak bench bench-log lint fmt print-binary
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -42,6 +42,10 @@ soak: build clients-install ## 20 rounds of kill -9 under mixed load (long)
 
 bench: build clients-install ## the figures of docs/first-light.md, beside Kafka and Mosquitto (long)
 	@BROKER_BINARY=$(BINARY) ./scripts/bench
+
+bench-log: ## the figures of docs/benchmarks-log.md: the log beside the disk by itself (12 minutes, 30 GB of disk)
+	@$(CARGO) build --release --locked -p mainstem-log-bench
+	@LOG_BENCH_DRIVER=$(CARGO_TARGET_DIR)/release/mainstem-log-bench ./scripts/bench-log
 
 lint: ## rustfmt, clippy, licences and bans, dependency arrows
 	@./scripts/need-tools

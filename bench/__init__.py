@@ -1,1 +1,1 @@
-"""What a node costs, beside Apache Kafka and Mosquitto in the same minutes. See README.md."""
+"""What a node costs. `core` measures, the suites beside it say what. See README.md."""

@@ -4,9 +4,11 @@ import shutil
 import subprocess
 from functools import partial
 
-from . import process, topics
-from .context import CLIENTS, ClientError, output
-from .results import MAINSTEM_ALWAYS, MAINSTEM_OS, MOSQUITTO, rows_of
+from ..core import process
+from ..core.context import ClientError, output
+from . import topics
+from .load import CLIENTS
+from .sections import MAINSTEM_ALWAYS, MAINSTEM_OS, MOSQUITTO, rows_of
 
 MESSAGES = 200_000
 WINDOW = 32

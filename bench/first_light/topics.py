@@ -2,7 +2,7 @@
 
 import time
 
-from .results import KAFKA, KAFKA_SYNC, MAINSTEM_ALWAYS, MAINSTEM_OS
+from .sections import KAFKA, KAFKA_SYNC, MAINSTEM_ALWAYS, MAINSTEM_OS
 
 LIMIT_S = 20.0
 

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from functools import partial
 
+from ..core.context import CLIENT_SLACK_S, ClientError
 from . import topics
-from .context import CLIENT_SLACK_S, CLIENTS, ClientError
-from .results import MAINSTEM_ALWAYS, MAINSTEM_OS, MOSQUITTO
+from .load import CLIENTS
+from .sections import MAINSTEM_ALWAYS, MAINSTEM_OS, MOSQUITTO
 
 MESSAGES = 3500
 RATE = 1000

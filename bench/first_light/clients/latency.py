@@ -10,16 +10,16 @@ messages warm everything up and are not counted.
 """
 
 import json
-import os
 import selectors
 import socket
 import struct
 import sys
 import time
+from pathlib import Path
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from bench import wire  # noqa: E402
+from bench.core import wire  # noqa: E402
 
 RATE = 1000
 PAYLOAD_BYTES = 128

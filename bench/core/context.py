@@ -12,7 +12,6 @@ from . import machine
 from .results import Results
 from .targets import Fleet
 
-CLIENTS = Path(__file__).parent / "clients"
 CLIENT_SLACK_S = 30.0
 
 
@@ -27,9 +26,9 @@ def say(text):
 
 @dataclass
 class Context:
-    """The brokers, the results, and the limits of this run."""
+    """The brokers (None where the suite has none), the results, and the limits of this run."""
 
-    fleet: Fleet
+    fleet: Fleet | None
     results: Results
     work: Path
     rounds: int
@@ -48,19 +47,32 @@ class Context:
 
         `work` is text where the reason is known before.
         """
+        self.attempt(section, [column], rows, work if isinstance(work, str) else lambda: {column: work()})
+
+    def attempt(self, section, columns, rows, work):
+        """Adds the `{column: {row: value}}` of `work()`, or the reason why there is none.
+
+        `work` is text where the reason is known before.
+        """
         if isinstance(work, str):
-            return self.results.skip(section, column, rows, work)
+            return self.skip(section, columns, rows, work)
         if self.late():
-            return self.results.skip(section, column, rows, "the time was over")
+            return self.skip(section, columns, rows, "the time was over")
         # What the cell before left in the page cache is not written during this one.
         os.sync()
         try:
-            self.results.add(section, column, work())
+            for column, values in work().items():
+                self.results.add(section, column, values)
         except Exception as error:  # noqa: BLE001 a failed cell must not end the run
-            self.results.skip(section, column, rows, error or type(error).__name__, failed=True)
-            self.problems.append(f"{section}, {column}, {rows[0]}: {error!r}")
-            say(f"FAILED {section}, {column}, {rows[0]}: {error!r}")
+            self.skip(section, columns, rows, error or type(error).__name__, failed=True)
+            self.problems.append(f"{section}, {columns[0]}, {rows[0]}: {error!r}")
+            say(f"FAILED {section}, {columns[0]}, {rows[0]}: {error!r}")
         return None
+
+    def skip(self, section, columns, rows, reason, failed=False):
+        """Nothing was measured, and why."""
+        for column in columns:
+            self.results.skip(section, column, rows, reason, failed)
 
     def warm_up(self, section, work):
         """A run that is not counted: compilers, caches, page tables."""
@@ -105,12 +117,6 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-def client(name, arguments, limit_s):
-    """Runs a load generator to its end; its JSON."""
-    command = [sys.executable, str(CLIENTS / name), *map(str, arguments)]
-    return output(command, limit_s)
 
 
 def output(command, limit_s):

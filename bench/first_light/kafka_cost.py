@@ -2,9 +2,11 @@
 
 from functools import partial
 
-from . import process, topics
-from .context import ClientError, client
-from .results import rows_of
+from ..core import process
+from ..core.context import ClientError
+from . import topics
+from .load import client
+from .sections import rows_of
 
 RECORDS = 500_000
 # Produces and consumes this much before anything counts: compilers, caches, page tables.

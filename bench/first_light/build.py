@@ -6,8 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .process import MIB
-from .results import MAINSTEM
+from ..core.process import MIB
+from .sections import MAINSTEM
 
 STRIP_LIMIT_S = 60
 LOG_BYTES_MAX = 64 << 20

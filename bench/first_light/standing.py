@@ -3,9 +3,9 @@
 import time
 from functools import partial
 
-from . import process, wire
-from .context import say
-from .results import KAFKA, MAINSTEM, MOSQUITTO, rows_of
+from ..core import process, wire
+from ..core.context import say
+from .sections import KAFKA, MAINSTEM, MOSQUITTO, rows_of
 
 CONNECTIONS = 1000
 SETTLE_S = 1.5

@@ -1,0 +1,1 @@
+"""What all suites share: the command line, rounds, brokers, processes, the machine, the tables."""
