@@ -10,6 +10,7 @@ messages warm everything up and are not counted.
 """
 
 import json
+import os
 import selectors
 import socket
 import struct
