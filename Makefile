@@ -9,7 +9,7 @@ BINARY := $(CARGO_TARGET_DIR)/release/mainstem
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit clients clients-install soak bench bench-log lint fmt print-binary
+.PHONY: help run build test unit clients clients-install chaos-log bench bench-log lint fmt print-binary
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -37,8 +37,8 @@ clients: build clients-install ## whole-binary tests with real clients
 clients-install: ## install the clients that the tests use, in a private environment
 	@./scripts/install-clients
 
-soak: build clients-install ## 20 rounds of kill -9 under mixed load (long)
-	@BROKER_BINARY=$(BINARY) ./scripts/client-tests -m soak
+chaos-log: build clients-install ## 200 rounds (BROKER_ROUNDS) of kill -9 under load, everything checked (long)
+	@BROKER_BINARY=$(BINARY) ./scripts/client-tests test_chaos_log.py -m chaos -s
 
 bench: build clients-install ## the figures of docs/first-light.md, beside Kafka and Mosquitto (long)
 	@BROKER_BINARY=$(BINARY) ./scripts/bench

@@ -1,44 +1,51 @@
 """Load that goes on through crashes, and remembers what was acknowledged."""
 
-import itertools
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 
 import paho.mqtt.client as paho
 from confluent_kafka import Producer
 from paho.mqtt.packettypes import PacketTypes
 
+from .checker import ALIEN, Arrivals, Violations, parse, payload
 from .device import properties
 from .wait import until
 
-# Messages that a load has under way: enough to keep the broker busy at the moment of a kill.
+# Records that a Kafka load has under way: enough to keep the broker busy at the moment of a kill.
 UNDER_WAY_MAX = 200
-# Below the broker's Receive Maximum of 32, which paho does not look at.
+# Messages that an MQTT load has under way. Below the broker's Receive Maximum of 32: paho does not look at
+# it, and after a reconnect sends everything again at once, whatever its own limit.
 INFLIGHT_MAX = 20
 # Kafka records a second and load: a multiple of what MQTT's acknowledgements allow, so that each round
 # has enough of both, and the checker does not drown in the one.
 KAFKA_RATE = 1500
+# Topics of an MQTT load.
+MQTT_TOPICS = 3
 # Reason code "packet identifier not found".
 NOT_FOUND = 0x92
 
 
 class Load:
-    """A thread that sends numbered messages until it is told to stop."""
+    """A thread that sends numbered messages until it is told to stop; `name` is the writer's."""
 
-    def __init__(self, name):
-        self.name = name
-        self.sent = set()
+    def __init__(self, name, once):
+        self.name, self.once = name, once
+        self.sent_count = 0
         self.errors = []
-        self.numbers = itertools.count()
         self.stopping = threading.Event()
         self.thread = None
 
     def acked_count(self):
         raise NotImplementedError
 
+    def describe(self):
+        """Where it is, for the text of a failure."""
+        return f"{self.name}: sent {self.sent_count}, acknowledged {self.acked_count()}, {self.errors[:3]}"
+
     def start(self):
         self.stopping.clear()
+        self.began, self.sent_before = time.monotonic(), self.sent_count
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
@@ -51,10 +58,11 @@ class Load:
         """Sends one message if there is room; says whether it did."""
         raise NotImplementedError
 
-    def next_value(self):
-        value = f"{self.name}-{next(self.numbers)}"
-        self.sent.add(value)
-        return value
+    def next_payload(self):
+        """(number, payload) of the next message."""
+        number = self.sent_count
+        self.sent_count += 1
+        return number, payload(self.name, number, sized=True)
 
     def pause(self):
         """No more messages; returns once everything sent is acknowledged."""
@@ -68,17 +76,20 @@ class Load:
 
 
 class KafkaLoad(Load):
-    """acks=all; `idempotent` or with plain retries, which may write a record twice."""
+    """acks=all; `once` is an idempotent producer, the other retries by itself and may repeat."""
 
-    def __init__(self, broker, topic, idempotent):
-        super().__init__(f"{topic}")
+    def __init__(self, broker, topic, once):
+        super().__init__(topic, once)
         self.topic = topic
-        self.acked = {}
+        # (partition, offset, number) as acknowledged.
+        self.places = []
         self.producer = Producer(
             {
                 "bootstrap.servers": broker.bootstrap,
                 "acks": "all",
-                "enable.idempotence": idempotent,
+                "enable.idempotence": once,
+                # Without sequence numbers only one request at a time keeps the order over retries.
+                "max.in.flight.requests.per.connection": 5 if once else 1,
                 "linger.ms": 1,
                 "message.timeout.ms": 120_000,
                 "retry.backoff.ms": 50,
@@ -89,25 +100,25 @@ class KafkaLoad(Load):
         )
 
     def acked_count(self):
-        return len(self.acked)
+        return len(self.places)
 
-    def _delivered(self, error, message):
-        if error:
-            self.errors.append(str(error))
-        else:
-            self.acked[message.partition(), message.offset()] = message.value().decode()
+    def _send(self):
+        number, value = self.next_payload()
 
-    def start(self):
-        self.began, self.sent_before = time.monotonic(), len(self.sent)
-        super().start()
+        def delivered(error, message):
+            if error:
+                self.errors.append(str(error))
+            else:
+                self.places.append((message.partition(), message.offset(), number))
+
+        self.producer.produce(self.topic, value, key=str(number), on_delivery=delivered)
 
     def step(self):
         self.producer.poll(0)
         allowed = self.sent_before + (time.monotonic() - self.began) * KAFKA_RATE
-        if len(self.producer) >= UNDER_WAY_MAX or len(self.sent) >= allowed:
+        if len(self.producer) >= UNDER_WAY_MAX or self.sent_count >= allowed:
             return False
-        value = self.next_value()
-        self.producer.produce(self.topic, value, key=value, on_delivery=self._delivered)
+        self._send()
         return True
 
     def settle(self):
@@ -149,19 +160,25 @@ class MqttLoad(Load):
     """Publishes at QoS 1 or 2 in a lasting session; what is not acknowledged is sent again."""
 
     def __init__(self, broker, topic, qos):
-        super().__init__(f"{topic}-qos{qos}")
-        self.topic, self.qos = f"{topic}/{self.name}", qos
+        super().__init__(f"{topic}-qos{qos}", qos == 2)
+        self.prefix, self.qos = f"{topic}/{self.name}", qos
         self.acked = set()
         self.under_way = deque()
         # Packet id -> its last message, and the messages whose release was answered "not found".
         self.mids, self.not_found = {}, []
         self.lost_sessions = 0
         self.connects = 0
+        self.is_connected = False
         self.client = lasting_client(broker, self.name)
         self.client.on_connect = self._on_connect
+        self.client.on_disconnect = self._on_disconnect
         self.client.on_publish = self._on_publish
         self.client.loop_start()
         until(lambda: self.connects, f"{self.name} is connected")
+
+    def topic_of(self, number):
+        """Few topics, so that there are several places in which order holds."""
+        return f"{self.prefix}/{number % MQTT_TOPICS}"
 
     def _on_connect(self, _client, _data, flags, reason, _props):
         if reason.is_failure:
@@ -169,6 +186,10 @@ class MqttLoad(Load):
         if self.connects and not flags.session_present:
             self.lost_sessions += 1
         self.connects += 1
+        self.is_connected = True
+
+    def _on_disconnect(self, *_):
+        self.is_connected = False
 
     def _on_publish(self, _client, _data, mid, reason, _props):
         # A PUBREL sent again after a crash may name an identifier that was released already: "not an
@@ -182,24 +203,28 @@ class MqttLoad(Load):
     def acked_count(self):
         return len(self.acked)
 
+    def describe(self):
+        return f"{super().describe()}, connected: {self.is_connected}, {self.connects} connects"
+
     def _collect(self):
         for _ in range(len(self.under_way)):
-            value, handle = self.under_way.popleft()
+            number, handle = self.under_way.popleft()
             if handle.is_published():
-                self.acked.add(value)
+                self.acked.add(number)
             else:
-                self.under_way.append((value, handle))
+                self.under_way.append((number, handle))
 
     def step(self):
-        if len(self.under_way) >= UNDER_WAY_MAX:
-            self._collect()
-            return len(self.under_way) < UNDER_WAY_MAX
-        value = self.next_value()
-        handle = self.client.publish(self.topic, value, self.qos)
-        self.under_way.append((value, handle))
-        self.mids[handle.mid] = value
-        if len(self.under_way) % 20 == 0:
-            self._collect()
+        # Between a new connection and its CONNACK paho would send a new message before the old ones.
+        if not self.is_connected:
+            return False
+        self._collect()
+        if len(self.under_way) >= INFLIGHT_MAX:
+            return False
+        number, value = self.next_payload()
+        handle = self.client.publish(self.topic_of(number), value, self.qos)
+        self.under_way.append((number, handle))
+        self.mids[handle.mid] = number
         return True
 
     def settle(self):
@@ -207,7 +232,7 @@ class MqttLoad(Load):
             self._collect()
             return not self.under_way
 
-        until(all_acked, lambda: f"{self.name}: {len(self.under_way)} not acknowledged", 60)
+        until(all_acked, self.describe, 60)
 
     def close(self):
         self.client.disconnect()
@@ -215,11 +240,16 @@ class MqttLoad(Load):
 
 
 class Listener:
-    """A lasting session that counts each payload; it may go away and come back."""
+    """A lasting session that looks at each message; it may go away and come back.
 
-    def __init__(self, broker, client_id, topic, qos):
+    `once` maps the names of the writers to whether each message may come at most once.
+    """
+
+    def __init__(self, broker, client_id, topic, qos, once):
         self.broker, self.client_id, self.topic, self.qos = broker, client_id, topic, qos
-        self.counts = Counter()
+        self.once = once
+        self.violations = Violations()
+        self.arrivals = Arrivals(self.violations, client_id)
         self.lost_sessions = 0
         self.connects = 0
         self.subscribed = False
@@ -241,7 +271,12 @@ class Listener:
         self.subscribed = True
 
     def _on_message(self, _client, _data, message):
-        self.counts[message.payload.decode()] += 1
+        found = parse(message.payload.decode(errors="replace"))
+        if found is None or found[0] not in self.once:
+            self.violations.add(ALIEN, f"{message.payload[:40]!r}")
+            return
+        writer, number = found
+        self.arrivals.arrive(writer, number, message.topic, self.once[writer])
 
     def leave(self):
         self.client.disconnect()
@@ -254,7 +289,9 @@ class Listener:
         until(lambda: self.connects > before, f"{self.client_id} is back")
 
     def missing(self, wanted):
-        return [value for value in wanted if not self.counts[value]]
-
-    def repeated(self):
-        return [value for value, count in self.counts.items() if count > 1]
+        """What has not come of {writer: numbers}."""
+        return [
+            f"{writer}-{number}"
+            for writer, numbers in wanted.items()
+            for number in self.arrivals.missing(writer, numbers)
+        ]
