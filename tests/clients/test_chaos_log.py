@@ -109,6 +109,8 @@ class Drill:
         before = [load.acked_count() for load in self.loads]
 
         def done():
+            errors = [error for load in self.loads for error in load.errors]
+            assert not errors, errors[:5]
             counts = (load.acked_count() for load in self.loads)
             return min(now - then for now, then in zip(counts, before, strict=True))
 

@@ -41,7 +41,8 @@ class Load:
 
     def describe(self):
         """Where it is, for the text of a failure."""
-        return f"{self.name}: sent {self.sent_count}, acknowledged {self.acked_count()}, {self.errors[:3]}"
+        counts = f"sent {self.sent_count}, acknowledged {self.acked_count()}"
+        return f"{self.name}: {counts}, {self.errors[:3]}"
 
     def start(self):
         self.stopping.clear()
@@ -50,9 +51,12 @@ class Load:
         self.thread.start()
 
     def _run(self):
-        while not self.stopping.is_set():
-            if not self.step():
-                time.sleep(0.001)  # the pace while the queue is full
+        try:
+            while not self.stopping.is_set():
+                if not self.step():
+                    time.sleep(0.001)  # the pace while the queue is full
+        except Exception as error:  # the drill's own thread reports it
+            self.errors.append(repr(error))
 
     def step(self):
         """Sends one message if there is room; says whether it did."""
@@ -163,9 +167,12 @@ class MqttLoad(Load):
         super().__init__(f"{topic}-qos{qos}", qos == 2)
         self.prefix, self.qos = f"{topic}/{self.name}", qos
         self.acked = set()
-        self.under_way = deque()
-        # Packet id -> its last message, and the messages whose release was answered "not found".
-        self.mids, self.not_found = {}, []
+        # Packet id -> the number of its message that is under way.
+        self.under_way = {}
+        # The messages whose release was answered "not found", for a failure's text.
+        self.not_found = []
+        # (packet id, reason code) from paho's thread, which must not wait for ours.
+        self.answers = deque()
         self.lost_sessions = 0
         self.connects = 0
         self.is_connected = False
@@ -192,39 +199,39 @@ class MqttLoad(Load):
         self.is_connected = False
 
     def _on_publish(self, _client, _data, mid, reason, _props):
-        # A PUBREL sent again after a crash may name an identifier that was released already: "not an
-        # error during recovery" (MQTT 5, 3.7.2.1). The checker looks for the message itself.
-        is_released = self.qos == 2 and self.connects > 1 and reason.value == NOT_FOUND
-        if reason.value == NOT_FOUND:
-            self.not_found.append((mid, self.mids.get(mid)))
-        if reason.is_failure and not is_released:
-            self.errors.append(f"refused: {reason}")
+        self.answers.append((mid, reason))
+
+    def _collect(self):
+        while self.answers:
+            mid, reason = self.answers.popleft()
+            number = self.under_way.pop(mid)
+            # A PUBREL sent again after a crash may name an identifier that was released already: "not
+            # an error during recovery" (MQTT 5, 3.7.2.1). The checker looks for the message itself.
+            is_released = self.qos == 2 and self.connects > 1 and reason.value == NOT_FOUND
+            if is_released:
+                self.not_found.append(number)
+            if reason.is_failure and not is_released:
+                self.errors.append(f"{number} is refused: {reason}")
+            else:
+                self.acked.add(number)
 
     def acked_count(self):
         return len(self.acked)
 
     def describe(self):
-        return f"{super().describe()}, connected: {self.is_connected}, {self.connects} connects"
-
-    def _collect(self):
-        for _ in range(len(self.under_way)):
-            number, handle = self.under_way.popleft()
-            if handle.is_published():
-                self.acked.add(number)
-            else:
-                self.under_way.append((number, handle))
+        return (
+            f"{super().describe()}, connected: {self.is_connected},"
+            f" {self.connects} connects, not found: {self.not_found[-5:]}"
+        )
 
     def step(self):
-        # Between a new connection and its CONNACK paho would send a new message before the old ones.
-        if not self.is_connected:
-            return False
         self._collect()
-        if len(self.under_way) >= INFLIGHT_MAX:
+        # Between a new connection and its CONNACK paho would send a new message before the old ones.
+        if not self.is_connected or len(self.under_way) >= INFLIGHT_MAX:
             return False
         number, value = self.next_payload()
         handle = self.client.publish(self.topic_of(number), value, self.qos)
-        self.under_way.append((number, handle))
-        self.mids[handle.mid] = number
+        self.under_way[handle.mid] = number
         return True
 
     def settle(self):
