@@ -1,6 +1,6 @@
 //! The active segment, as its shard owns it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use mainstem_env::File;
 use mainstem_record::Offset;
@@ -9,7 +9,6 @@ use crate::{
     dedupe::Dedupe,
     digest::{Digest, digest_of_chunks},
     index_file::{self, Header},
-    paths,
     segment::Segment,
 };
 
@@ -24,6 +23,8 @@ pub(crate) struct Active {
     /// Up to where it is on stable storage.
     pub(crate) synced: Offset,
     pub(crate) synced_position: u64,
+    /// Where its recovery point ended when it was opened.
+    pub(crate) saved_position: u64,
     /// Kept up to date with the appends, so that a seal need not read the file again.
     pub(crate) digest: Digest,
 }
@@ -55,6 +56,7 @@ impl Active {
             position,
             synced: next,
             synced_position: position,
+            saved_position: position,
             digest,
         }
     }
@@ -72,14 +74,6 @@ impl Active {
             digest: self.digest.clone(),
         }
     }
-
-    /// The file that lets the next start take this segment as it is; `None` if that would need
-    /// the file to be read.
-    pub(crate) fn snapshot(&self, dedupe: &Dedupe, run: u128) -> Option<(PathBuf, Vec<u8>)> {
-        let path = self.segment.path.with_extension(paths::SNAPSHOT);
-        let bytes = self.freeze().index_file(dedupe, Some(run))?;
-        Some((path, bytes))
-    }
 }
 
 // === impl Frozen ===
@@ -87,7 +81,7 @@ impl Active {
 impl Frozen {
     /// The content of the index file; `None` if the segment is not active any more, or its digest
     /// not complete.
-    pub(crate) fn index_file(&self, dedupe: &Dedupe, run: Option<u128>) -> Option<Vec<u8>> {
+    pub(crate) fn index_file(&self, dedupe: &Dedupe) -> Option<Vec<u8>> {
         let chunks = self.digest.chunks()?;
         let state = self.segment.state.read();
         let (_, index) = state.open.as_ref()?;
@@ -104,6 +98,6 @@ impl Frozen {
             created_wall_ms: self.segment.created_wall_ms,
             digest: digest_of_chunks(&chunks),
         };
-        Some(index_file::encode(&header, &chunks, index, dedupe, run))
+        Some(index_file::encode(&header, &chunks, index, dedupe))
     }
 }

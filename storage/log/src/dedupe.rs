@@ -28,6 +28,11 @@ impl Dedupe {
         }
     }
 
+    /// Bytes of memory, about.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.producers.size_bytes() + self.qos2.size_bytes()
+    }
+
     /// Takes over a batch of the log that is known to be whole. `now_ms` counts as the time at
     /// which its writer was last seen: a client's own timestamp may be years old.
     pub(crate) fn replay(

@@ -94,29 +94,21 @@ impl Digest {
         })
     }
 
-    /// As [`Digest::from_chunks`], ready for what follows: reads the last chunk if it is not
-    /// whole. `None` if the file holds something else there. Blocks.
-    #[cfg(test)]
-    pub(crate) fn resume(
-        chunks: Vec<u128>,
-        bytes: u64,
-        file: &dyn File,
-    ) -> io::Result<Option<Self>> {
-        let Some(mut digest) = Self::from_chunks(chunks, bytes) else {
-            return Ok(None);
+    /// Reads what it covers of the last chunk, if that is not whole, and is ready for what
+    /// follows without another read. `None` if the file holds something else there. Blocks.
+    pub(crate) fn verify_last(mut self, file: &dyn File) -> io::Result<Option<Self>> {
+        let Last::Known(known) = self.last else {
+            return Ok(Some(self));
         };
-        let Last::Known(known) = digest.last else {
-            return Ok(Some(digest));
-        };
-        let start = bytes - bytes % CHUNK_BYTES;
-        let chunk = read_range(file, start, bytes)?;
+        let start = self.bytes - self.bytes % CHUNK_BYTES;
+        let chunk = read_range(file, start, self.bytes)?;
         let mut hasher = Box::<Xxh3Default>::default();
         hasher.update(&chunk);
-        if chunk.len() as u64 != bytes - start || hasher.digest128() != known {
+        if chunk.len() as u64 != self.bytes - start || hasher.digest128() != known {
             return Ok(None);
         }
-        digest.last = Last::Running(hasher);
-        Ok(Some(digest))
+        self.last = Last::Running(hasher);
+        Ok(Some(self))
     }
 
     /// Takes in the bytes that follow.
@@ -156,6 +148,11 @@ impl Digest {
             Last::None | Last::Known(_) => 0,
         };
         self.chunks.push(digest);
+    }
+
+    /// Bytes of memory, about.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.chunks.len() * size_of::<u128>() + size_of::<Xxh3Default>()
     }
 
     /// Reads the chunk whose digest is not known, if there is one. Blocks.
@@ -246,18 +243,21 @@ mod tests {
     }
 
     #[test]
-    fn resume_refuses_a_file_that_holds_something_else() {
+    fn last_chunk_is_found_to_be_something_else() {
         let fs = MemFs::new();
         let file = fs.open(Path::new("/f"), OpenMode::Create).expect("file");
         let bytes = content(CHUNK + 100);
         file.write_all_vectored_at(&[io::IoSlice::new(&bytes)], 0)
             .expect("write");
         let chunks = plain(&bytes);
-        let resume = |chunks, len| Digest::resume(chunks, len, &*file).expect("read");
-        assert!(resume(chunks.clone(), bytes.len() as u64).is_some());
-        assert!(resume(chunks.clone(), bytes.len() as u64 - 1).is_none());
-        assert!(resume(chunks.clone(), bytes.len() as u64 + 1).is_none());
-        assert!(resume(chunks, 3 * CHUNK_BYTES).is_none());
+        let is_there = |chunks, len| {
+            let digest = Digest::from_chunks(chunks, len)?;
+            digest.verify_last(&*file).expect("read")
+        };
+        assert!(is_there(chunks.clone(), bytes.len() as u64).is_some());
+        assert!(is_there(chunks.clone(), bytes.len() as u64 - 1).is_none());
+        assert!(is_there(chunks.clone(), bytes.len() as u64 + 1).is_none());
+        assert!(is_there(chunks, 3 * CHUNK_BYTES).is_none());
     }
 
     proptest! {
@@ -283,11 +283,10 @@ mod tests {
             for (at, part) in parts.iter().enumerate() {
                 if at == resumed_at {
                     let (chunks, len) = (digest.chunks().expect("known"), digest.bytes);
-                    digest = if reads {
-                        Digest::resume(chunks, len, &*file).expect("read").expect("as it was")
-                    } else {
-                        Digest::from_chunks(chunks, len).expect("as many")
-                    };
+                    digest = Digest::from_chunks(chunks, len).expect("as many");
+                    if reads {
+                        digest = digest.verify_last(&*file).expect("read").expect("as it was");
+                    }
                 }
                 let (now, later) = rest.split_at(*part);
                 digest.update(now);

@@ -1,4 +1,4 @@
-//! The index file of a sealed segment, and of an active one at a clean stop.
+//! The index file of a sealed segment, and the recovery point of an active one.
 //!
 //! ```text
 //! "MSIX"  version u32  { tag u32  length u64  payload }*  crc32c u32
@@ -24,7 +24,7 @@ const TAG_OFFSETS: u32 = 2;
 const TAG_TIMES: u32 = 3;
 const TAG_PRODUCERS: u32 = 4;
 const TAG_QOS2: u32 = 5;
-const TAG_RUN: u32 = 6;
+// 6 was in files of version 1.
 const TAG_CHUNKS: u32 = 7;
 
 const HEADER_BYTES: usize = 16 + 8 + 8 + 4 + 4 + 8 + 8 + 8 + 8 + 16 + 4;
@@ -61,8 +61,6 @@ pub(crate) struct Contents {
     pub(crate) index: Index,
     pub(crate) dedupe: Dedupe,
     pub(crate) digest: Digest,
-    /// Which run of the process wrote it; only in the file of an active segment.
-    pub(crate) run: Option<u128>,
 }
 
 /// What is wrong with a file.
@@ -82,13 +80,7 @@ pub(crate) enum IndexFileError {
 
 // === encoding ===
 
-pub(crate) fn encode(
-    header: &Header,
-    chunks: &[u128],
-    index: &Index,
-    dedupe: &Dedupe,
-    run: Option<u128>,
-) -> Vec<u8> {
+pub(crate) fn encode(header: &Header, chunks: &[u128], index: &Index, dedupe: &Dedupe) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_PREFIX_BYTES + index.entries().len() * 16 + 1024);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
@@ -111,11 +103,6 @@ pub(crate) fn encode(
     });
     section(&mut out, TAG_PRODUCERS, |out| dedupe.producers.encode(out));
     section(&mut out, TAG_QOS2, |out| dedupe.qos2.encode(out));
-    if let Some(run) = run {
-        section(&mut out, TAG_RUN, |out| {
-            out.extend_from_slice(&run.to_le_bytes());
-        });
-    }
     let crc = crc32c::crc32c(&out);
     out.extend_from_slice(&crc.to_le_bytes());
     out
@@ -177,7 +164,6 @@ pub(crate) fn decode(
     let mut fields = open(body)?;
     let mut found_header = None;
     let (mut offsets, mut times, mut chunks) = (&[][..], &[][..], &[][..]);
-    let mut run = None;
     let mut dedupe = Dedupe::new(expiry_ms);
     while !fields.0.is_empty() {
         let (tag, payload) = next_section(&mut fields)?;
@@ -191,10 +177,6 @@ pub(crate) fn decode(
                 dedupe.producers = Producers::decode(payload, expiry_ms).ok_or(bad)?;
             }
             TAG_QOS2 => dedupe.qos2 = Qos2::decode(payload, expiry_ms).ok_or(bad)?,
-            TAG_RUN => {
-                let id = Fields(payload).take().ok_or(bad)?;
-                run = Some(u128::from_le_bytes(id));
-            }
             _ => {}
         }
     }
@@ -208,7 +190,6 @@ pub(crate) fn decode(
         index,
         dedupe,
         digest,
-        run,
     })
 }
 
@@ -332,7 +313,7 @@ mod tests {
     #[test]
     fn file_round_trips_and_skips_unknown_sections() {
         let (header, index, dedupe) = sample(9);
-        let file = encode(&header, &CHUNKS, &index, &dedupe, Some(4));
+        let file = encode(&header, &CHUNKS, &index, &dedupe);
         let mut longer = file[..file.len() - 4].to_vec();
         section(&mut longer, 4711, |out| out.extend_from_slice(b"new"));
         let crc = crc32c::crc32c(&longer);
@@ -344,7 +325,6 @@ mod tests {
             assert_eq!(contents.index, index);
             assert_eq!(contents.digest.chunks(), Some(CHUNKS.to_vec()));
             assert_eq!(contents.dedupe, dedupe);
-            assert_eq!(contents.run, Some(4));
         }
     }
 
@@ -352,7 +332,7 @@ mod tests {
     fn chunks_must_be_those_of_the_header() {
         let (header, index, dedupe) = sample(2);
         for chunks in [&CHUNKS[..2], &[1, 2, 3], &[]] {
-            let file = encode(&header, chunks, &index, &dedupe, None);
+            let file = encode(&header, chunks, &index, &dedupe);
             let error = decode(&file, 4096, 10).expect_err("of something else");
             assert_eq!(error, IndexFileError::Section(TAG_CHUNKS));
         }
@@ -362,7 +342,7 @@ mod tests {
         #[test]
         fn any_flipped_bit_is_found(count in 0u32..20, at in any::<prop::sample::Index>(), bit in 0u8..8) {
             let (header, index, dedupe) = sample(count);
-            let mut file = encode(&header, &CHUNKS, &index, &dedupe, None);
+            let mut file = encode(&header, &CHUNKS, &index, &dedupe);
             let at = at.index(file.len());
             file[at] ^= 1 << bit;
             prop_assert!(decode(&file, 4096, 10).is_err());

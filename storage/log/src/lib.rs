@@ -26,8 +26,8 @@
 //! - A directory of which something is known is never made anew: its loss ends the start.
 //!
 //! # Order of a clean stop
-//! [`Log::close`]: inboxes close, what they hold is written, everything is synced, snapshots of
-//! the active segments and the checkpoint are written, then the mark of a clean stop.
+//! [`Log::close`]: inboxes close, what they hold is written, everything is synced, recovery points
+//! of the active segments and the checkpoint are written, then the mark of a clean stop.
 
 mod active;
 mod append;
@@ -47,6 +47,8 @@ mod metrics;
 mod options;
 mod partition;
 mod paths;
+mod points;
+mod progress;
 mod read;
 mod recovery;
 mod scan;

@@ -24,6 +24,7 @@ use crate::{
     options::LogOptions,
     partition::{Partition, Tools, to_its_end},
     paths,
+    progress::Progress,
     recovery::{RecoverOptions, Recovered, recover},
     shard::{Core, Shard},
     shared::{Shared, State, Status},
@@ -46,8 +47,9 @@ struct Inner {
     partitions: RwLock<HashMap<PartitionId, Entry>>,
     checkpoint: Arc<Checkpoint>,
     events: mpsc::Sender<LogEvent>,
-    /// The run that ended with a clean stop, if the last one did.
-    clean_run: Option<u128>,
+    /// The last run ended with a clean stop.
+    clean: bool,
+    progress: Arc<Progress>,
     run_id: u128,
     closed: AtomicBool,
 }
@@ -134,7 +136,7 @@ impl Log {
                 health.clone(),
             );
             let core = Core::new(&tools, health, (events.clone(), checkpoint.clone()));
-            let run = Shard::new(core, messages, run_id).run();
+            let run = Shard::new(core, messages).run();
             env.tasks
                 .dedicated("log-shard", shard, Box::pin(run))
                 .map_err(LogError::io(&options.dir))?;
@@ -146,7 +148,8 @@ impl Log {
             partitions: RwLock::default(),
             checkpoint,
             events,
-            clean_run,
+            clean: clean_run.is_some(),
+            progress: Arc::default(),
             run_id,
             closed: AtomicBool::new(false),
         };
@@ -227,6 +230,11 @@ impl Log {
             let _ = inner.events.try_send(event);
         }
         Ok(partition)
+    }
+
+    /// Bytes of batches that the opening of partitions has checked so far, since the start.
+    pub fn scanned_bytes(&self) -> u64 {
+        self.inner.progress.scanned_bytes()
     }
 
     /// The partition, if it is open.
@@ -389,7 +397,8 @@ impl Inner {
             index_interval: options.index_interval_bytes,
             expiry_ms: expiry_ms(options),
             decompressed_bytes_max: options.decompressed_bytes_max,
-            clean_run: self.clean_run,
+            clean: self.clean,
+            progress: self.progress.clone(),
             synced: self.checkpoint.get(id),
         }
     }

@@ -23,6 +23,11 @@ pub struct LogOptions {
     pub producer_expiry: Duration,
     /// The most bytes that one batch may have when it is decompressed for a timestamp look-up.
     pub decompressed_bytes_max: usize,
+    /// An active segment that has grown by so many bytes gets a new recovery point.
+    pub recovery_point_bytes: u64,
+    /// About so many bytes of active segments may lie past their recovery points, over the whole
+    /// node: a start after a crash scans no more.
+    pub recovery_scan_bytes_max: u64,
     /// Files of sealed segments that stay open.
     pub open_files_max: usize,
 }
@@ -42,6 +47,8 @@ impl LogOptions {
             low_space_bytes: 256 << 20,
             producer_expiry: Duration::from_secs(24 * 60 * 60),
             decompressed_bytes_max: 256 << 20,
+            recovery_point_bytes: 32 << 20,
+            recovery_scan_bytes_max: 512 << 20,
             open_files_max: 512,
         }
     }

@@ -6,7 +6,7 @@
 //! <dir>/clean-shutdown                                     there only after a clean stop
 //! <dir>/partitions/<topic uuid>/<index>/<20-digit base>-<segment uuid>.log   batches
 //!                                                                     .idx   once sealed
-//!                                                                     .snap  active, clean stop
+//!                                                                     .snap  active, recovery point
 //! ```
 //! What ends in `.deleted` or `.tmp` is rubbish of an interrupted operation.
 

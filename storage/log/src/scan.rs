@@ -55,19 +55,17 @@ pub(crate) struct BatchReader<'a> {
 
 /// Which batches a scan expects.
 pub(crate) struct ScanOptions {
-    pub(crate) base: Offset,
     pub(crate) rule: BatchRule,
     /// Readable bytes of the file.
     pub(crate) limit: u64,
     /// The sealed end: nothing from it on is looked at.
     pub(crate) stop_at: Option<Offset>,
-    pub(crate) index_interval: u32,
     /// Now, as milliseconds since the Unix epoch.
     pub(crate) wall_ms: i64,
     pub(crate) decompressed_bytes_max: usize,
 }
 
-/// What a scan found: everything is as of the last good batch.
+/// How far a scan has come: everything is as of the last good batch.
 pub(crate) struct Scan {
     /// Where the good batches end, in bytes.
     pub(crate) position: u64,
@@ -207,21 +205,30 @@ impl<'a> BatchReader<'a> {
     }
 }
 
-/// Walks and checks all batches, takes them over into `dedupe`, and stops before the first that is
-/// bad.
+// === impl Scan ===
+
+impl Scan {
+    /// At the start of a segment.
+    pub(crate) fn new(base: Offset, index_interval: u32) -> Self {
+        Self {
+            position: 0,
+            next: base,
+            bad: None,
+            index: Index::new(base, index_interval),
+            digest: Digest::new(),
+        }
+    }
+}
+
+/// Walks and checks all batches from where `scan` is, takes them over into `dedupe`, and stops
+/// before the first that is bad.
 pub(crate) fn scan(
     file: &dyn File,
     options: &ScanOptions,
+    mut scan: Scan,
     dedupe: &mut Dedupe,
 ) -> io::Result<Scan> {
     let mut reader = BatchReader::new(file, options.limit, WINDOW_BYTES);
-    let mut scan = Scan {
-        position: 0,
-        next: options.base,
-        bad: None,
-        index: Index::new(options.base, options.index_interval),
-        digest: Digest::new(),
-    };
     while scan.position < options.limit && options.stop_at.is_none_or(|end| scan.next < end) {
         let checked = reader.header(scan.position)?.and_then(|header| {
             options.rule.check(&header, scan.next)?;

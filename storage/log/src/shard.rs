@@ -5,7 +5,7 @@
 //! publishes, and completes who waits. Syncs run beside it. There is no linger timer: batches come
 //! from load.
 
-use std::{future::pending, path::PathBuf, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{future::pending, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use mainstem_env::Env;
 use mainstem_record::PartitionId;
@@ -17,11 +17,12 @@ use crate::{
     checkpoint::{CHECKPOINT_INTERVAL, Checkpoint, SyncedPoint},
     error::{LogError, PartitionError},
     event::{LogEvent, ShardFailure},
-    files::{Files, delete_file},
+    files::Files,
     inbox::{Control, Health, Message},
     metrics::Metrics,
     options::LogOptions,
     partition::Tools,
+    points::{Draft, Points},
     shared::{Shared, Status},
     space::SpaceGuard,
     syncer::{self, Round, SyncDone, SyncQueue},
@@ -34,8 +35,8 @@ const DRAIN_MESSAGES_MAX: usize = 4096;
 /// After so many bytes of inline writes other tasks get their turn.
 const YIELD_BYTES: usize = 4 << 20;
 
-/// At a clean stop, about so many bytes of snapshots are in memory.
-const SNAPSHOT_BYTES_MAX: usize = 32 << 20;
+/// At a clean stop, about so many bytes of recovery points are in memory.
+const POINT_BYTES_MAX: usize = 32 << 20;
 
 /// What the writers of a shard share.
 pub(crate) struct Core {
@@ -48,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) space: SpaceGuard,
     pub(crate) cache: ShardCache,
     pub(crate) syncs: SyncQueue,
+    pub(crate) points: Points,
     pub(crate) checkpoint: Arc<Checkpoint>,
     /// Room of the inbox that appends to frozen partitions hold.
     pub(crate) frozen_room: usize,
@@ -68,8 +70,6 @@ pub(crate) struct Shard {
     touched: Vec<usize>,
     round: Option<(Round, Duration)>,
     closing: Option<oneshot::Sender<Result<(), LogError>>>,
-    /// Names this run of the process in what a clean stop leaves.
-    run_id: u128,
 }
 
 /// What a turn of the loop begins with.
@@ -97,6 +97,7 @@ impl Core {
         } = tools.clone();
         let space = SpaceGuard::new(options.dir.clone(), alarm);
         let cache = ShardCache::new(options.tail_cache_bytes / options.shards);
+        let points = Points::new(&options);
         let (now, wall_ms) = (env.now(), env.wall_ms());
         Self {
             env,
@@ -108,6 +109,7 @@ impl Core {
             space,
             cache,
             syncs: SyncQueue::default(),
+            points,
             checkpoint,
             frozen_room: 0,
             checkpoint_due: None,
@@ -133,6 +135,16 @@ impl Core {
         self.checkpoint_due.get_or_insert(due);
     }
 
+    async fn save_points(&self, drafts: Vec<Draft>) {
+        let (fs, interval) = (self.env.fs.clone(), self.options.index_interval_bytes);
+        let work = move || {
+            for draft in drafts {
+                draft.save(&*fs, interval, false);
+            }
+        };
+        self.env.blocking("log-points", work).await;
+    }
+
     fn look_at_clock(&mut self) {
         self.now = self.env.now();
         self.wall_ms = self.env.wall_ms();
@@ -151,7 +163,7 @@ impl Core {
 // === impl Shard ===
 
 impl Shard {
-    pub(crate) fn new(core: Core, receiver: mpsc::Receiver<Message>, run_id: u128) -> Self {
+    pub(crate) fn new(core: Core, receiver: mpsc::Receiver<Message>) -> Self {
         Self {
             core,
             writers: Vec::new(),
@@ -160,7 +172,6 @@ impl Shard {
             touched: Vec::new(),
             round: None,
             closing: None,
-            run_id,
         }
     }
 
@@ -192,6 +203,7 @@ impl Shard {
                 Turn::Timer => timer = None,
             }
             self.timers();
+            self.next_point();
             self.start_round();
         }
         if let Some(reply) = self.closing.take() {
@@ -273,6 +285,7 @@ impl Shard {
                 shared.cache.lock().clear();
                 core.checkpoint.remove(shared.id);
                 core.checkpoint_due.get_or_insert(core.now);
+                core.points.track(slot, 0);
                 if let Some(place) = self.writers.get_mut(slot) {
                     *place = None;
                     self.free.push(slot);
@@ -294,9 +307,11 @@ impl Shard {
             self.writers.len() - 1
         });
         shared.slot.store(slot, Ordering::Release);
-        if let Some(active) = &active {
+        let unsaved = active.as_ref().map_or(0, |active| {
             self.core.note_synced(shared.id, active);
-        }
+            active.position - active.saved_position
+        });
+        self.core.points.track(slot, unsaved);
         let writer = Writer::new(shared, slot, settings, active);
         if let Some(place) = self.writers.get_mut(slot) {
             *place = Some(Box::new(writer));
@@ -316,6 +331,20 @@ impl Shard {
         if self.core.checkpoint_due.is_some_and(|due| due <= now) {
             let started = self.core.checkpoint.write_soon();
             self.core.checkpoint_due = (!started).then_some(now + CHECKPOINT_INTERVAL);
+        }
+    }
+
+    /// Begins the recovery point whose turn it is.
+    fn next_point(&mut self) {
+        if self.core.health.has_failed() {
+            return;
+        }
+        let Some(slot) = self.core.points.next() else {
+            return;
+        };
+        match self.writers.get_mut(slot) {
+            Some(Some(writer)) => writer.begin_point(&mut self.core),
+            Some(None) | None => self.core.points.track(slot, 0),
         }
     }
 
@@ -404,45 +433,28 @@ impl Shard {
                 break;
             }
         }
-        let mut files = Vec::new();
+        self.core.points.settle().await;
+        let mut drafts = Vec::new();
         let mut bytes = 0;
         let mut clean = true;
         for writer in self.writers.iter_mut().flatten() {
             writer.fail_all(&mut self.core, PartitionError::Closed);
             clean &= writer.shared.status() == Status::Open;
-            let snapshot = writer.snapshot(self.run_id);
-            bytes += snapshot.as_ref().map_or(0, |(_, content)| content.len());
-            files.extend(snapshot);
-            if bytes > SNAPSHOT_BYTES_MAX {
+            let draft = writer.unsaved_draft(&self.core);
+            bytes += draft.as_ref().map_or(0, Draft::size_bytes);
+            drafts.extend(draft);
+            if bytes >= POINT_BYTES_MAX {
                 bytes = 0;
-                write_snapshots(&self.core.env, std::mem::take(&mut files)).await;
+                self.core.save_points(std::mem::take(&mut drafts)).await;
             }
         }
-        write_snapshots(&self.core.env, files).await;
+        self.core.save_points(drafts).await;
         if clean {
             Ok(())
         } else {
             Err(LogError::NotClean)
         }
     }
-}
-
-/// Writes the files that a clean start reads instead of the segments. Without one its segment is
-/// scanned, so an error is no reason not to stop cleanly.
-async fn write_snapshots(env: &Env, files: Vec<(PathBuf, Vec<u8>)>) {
-    let fs = env.fs.clone();
-    env.blocking("log-snapshots", move || {
-        for (path, bytes) in files {
-            let written = fs
-                .open(&path, mainstem_env::OpenMode::Truncate)
-                .and_then(|file| file.write_all_vectored_at(&[std::io::IoSlice::new(&bytes)], 0));
-            if let Err(error) = written {
-                tracing::warn!(%error, path = %path.display(), "cannot write a snapshot");
-                let _ = delete_file(&*fs, &path);
-            }
-        }
-    })
-    .await;
 }
 
 /// The writer of `shared`, if it is (still) at `slot`.

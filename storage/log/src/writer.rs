@@ -11,9 +11,10 @@
 
 mod commit;
 mod control;
+mod point;
 mod stage;
 
-use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use mainstem_record::{BatchBuilder, BatchHeader, Offset, ProducerId};
@@ -233,6 +234,7 @@ impl Writer {
         active.synced = job.upto;
         active.synced_position = job.position;
         core.note_synced(self.shared.id, active);
+        self.tell_points(core);
         let more_to_read = {
             let mut state = self.shared.state.write();
             state.ends.synced_end = job.upto;
@@ -302,12 +304,6 @@ impl Writer {
                 }
             }
         }
-    }
-
-    /// The file that lets the next start take the active segment as it is.
-    pub(crate) fn snapshot(&self, run_id: u128) -> Option<(PathBuf, Vec<u8>)> {
-        let dedupe = self.shared.dedupe.lock();
-        self.active.as_ref()?.snapshot(&dedupe, run_id)
     }
 }
 

@@ -103,6 +103,11 @@ impl Producers {
         }
     }
 
+    /// Bytes of memory, about.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.map.len() * size_of::<(ProducerId, Producer)>()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&ProducerId, &Producer)> {
         self.map.iter()
     }

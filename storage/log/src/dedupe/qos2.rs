@@ -59,6 +59,11 @@ impl Qos2 {
         self.map.len()
     }
 
+    /// Bytes of memory, at most about.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.map.len() * (size_of::<Session>() + SEQUENCES_MAX * size_of::<u64>())
+    }
+
     /// Whether the publish was appended before.
     pub(crate) fn check(&self, id: &Qos2Id, now_ms: i64) -> Result<bool, AppendError> {
         match self.map.get(&id.session) {

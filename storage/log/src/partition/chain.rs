@@ -13,6 +13,7 @@ use crate::{
     active::{Active, Frozen},
     digest::digest_of_chunks,
     error::PartitionError,
+    files::delete_file,
     inbox::Control,
     paths,
     recovery::create_active,
@@ -121,10 +122,11 @@ impl SealJob {
     fn write_index(&self, fs: &dyn Fs, frozen: &Frozen) -> io::Result<()> {
         let dedupe = self.shared.dedupe.lock();
         let bytes = frozen
-            .index_file(&dedupe, None)
+            .index_file(&dedupe)
             .ok_or(io::ErrorKind::InvalidInput)?;
         drop(dedupe);
-        fs.write_atomic(&frozen.segment.path.with_extension(paths::INDEX), &bytes)
+        fs.write_atomic(&frozen.segment.path.with_extension(paths::INDEX), &bytes)?;
+        delete_file(fs, &frozen.segment.path.with_extension(paths::SNAPSHOT))
     }
 }
 

@@ -96,15 +96,16 @@ fn scan_sealed(
     dedupe: &mut Dedupe,
 ) -> io::Result<Scan> {
     let scan_options = ScanOptions {
-        base: spec.base,
         rule: BatchRule::of(spec),
         limit: file.len()?,
         stop_at: spec.end,
-        index_interval: options.index_interval,
         wall_ms: options.wall_ms,
         decompressed_bytes_max: options.decompressed_bytes_max,
     };
-    scan(file, &scan_options, dedupe)
+    let start = Scan::new(spec.base, options.index_interval);
+    let scan = scan(file, &scan_options, start, dedupe)?;
+    options.progress.scanned(scan.position);
+    Ok(scan)
 }
 
 /// Checks the batches of a segment without a good index file, cuts what lies above the sealed
@@ -164,7 +165,7 @@ fn rebuild(
         created_wall_ms: options.wall_ms,
         digest: digest_of_chunks(&chunks),
     };
-    let bytes = index_file::encode(&header, &chunks, &scan.index, dedupe, None);
+    let bytes = index_file::encode(&header, &chunks, &scan.index, dedupe);
     let index_path = path.with_extension(paths::INDEX);
     fs.write_atomic(&index_path, &bytes)
         .map_err(LogError::io(&index_path))?;

@@ -146,6 +146,7 @@ impl Writer {
         core.metrics.append_bytes.inc_by(self.staged.bytes as u64);
         core.metrics.append_batches.inc_by(batches.len() as u64);
         core.space.wrote(self.staged.bytes as u64);
+        core.points.grew(self.slot, self.staged.bytes as u64);
         cache(core, &self.shared, batches);
         let readable = self.settings.flush != Flush::Always;
         {

@@ -85,6 +85,7 @@ impl Writer {
             .replace_last(&core.files, active.segment.clone());
         core.note_synced(self.shared.id, &active);
         self.active = Some(active);
+        core.points.track(self.slot, 0);
         self.roll_told = false;
         self.thaw(core);
         Ok(())

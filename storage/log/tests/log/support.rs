@@ -108,6 +108,8 @@ pub(crate) fn options() -> LogOptions {
         index_interval_bytes: 300,
         tail_cache_bytes: 4000,
         open_files_max: 2,
+        recovery_point_bytes: 1500,
+        recovery_scan_bytes_max: 2500,
         low_space_bytes: 0,
         ..LogOptions::new(PathBuf::from("/log"))
     }
