@@ -6,9 +6,15 @@
 use std::{
     fs,
     io::{self, IoSlice},
+    num::NonZeroU64,
     os::{fd::AsFd, unix::fs::FileExt},
     path::Path,
     sync::Arc,
+};
+
+use rustix::{
+    buffer::spare_capacity,
+    fs::{Advice, fadvise},
 };
 
 /// The most slices that one positional vectored write takes (`IOV_MAX` on Linux).
@@ -69,6 +75,22 @@ pub trait File: Send + Sync {
     }
     /// Cuts or extends (with zeros) to `len` bytes.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Appends to `buffer` up to `len` bytes from `offset` on; 0 at the end of the file. What it
+    /// grows by need not be zeroed before, if the file can do without.
+    fn read_append_at(&self, buffer: &mut Vec<u8>, len: usize, offset: u64) -> io::Result<usize> {
+        let before = buffer.len();
+        buffer.resize(before + len, 0);
+        let read = self.read_at(buffer.get_mut(before..).unwrap_or_default(), offset);
+        buffer.truncate(before + read.as_ref().copied().unwrap_or_default());
+        read
+    }
+
+    /// Asks for `len` bytes from `offset` on to be in memory soon. A hint: nobody waits for it, and
+    /// nothing depends on it.
+    fn read_ahead(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
 
     /// Fills `buffer` from `offset`; `UnexpectedEof` if the file ends before.
     fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
@@ -241,6 +263,19 @@ impl File for RealFile {
         self.0.read_at(buffer, offset)
     }
 
+    fn read_append_at(&self, buffer: &mut Vec<u8>, len: usize, offset: u64) -> io::Result<usize> {
+        let before = buffer.len();
+        buffer.reserve(len);
+        let read = rustix::io::pread(&self.0, spare_capacity(buffer), offset)?;
+        // There may be more room than was asked for.
+        buffer.truncate(before + len);
+        Ok(read.min(len))
+    }
+
+    fn read_ahead(&self, offset: u64, len: u64) {
+        let _ = fadvise(&self.0, offset, NonZeroU64::new(len), Advice::WillNeed);
+    }
+
     fn write_all_vectored_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut position = offset;
         for group in slices.chunks(WRITE_SLICES_MAX) {
@@ -305,6 +340,22 @@ mod tests {
         let mut back = vec![0; 12_000];
         file.read_exact_at(&mut back, 7).expect("read");
         assert_eq!(back, parts.concat());
+    }
+
+    #[test]
+    fn appending_read_takes_no_more_than_was_asked_for() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let file = RealFs
+            .open(&dir.path().join("f"), OpenMode::CreateNew)
+            .expect("open");
+        file.write_all_vectored_at(&[IoSlice::new(b"0123456789")], 0)
+            .expect("write");
+        let mut buffer = Vec::with_capacity(100);
+        buffer.push(b'x');
+        assert_eq!(file.read_append_at(&mut buffer, 4, 3).expect("read"), 4);
+        assert_eq!(file.read_append_at(&mut buffer, 9, 7).expect("read"), 3);
+        assert_eq!(file.read_append_at(&mut buffer, 9, 10).expect("read"), 0);
+        assert_eq!(buffer, b"x3456789");
     }
 
     #[test]

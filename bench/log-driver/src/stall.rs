@@ -366,6 +366,14 @@ impl File for StallFile {
         self.real.read_at(buffer, offset)
     }
 
+    fn read_append_at(&self, buffer: &mut Vec<u8>, len: usize, offset: u64) -> io::Result<usize> {
+        self.real.read_append_at(buffer, len, offset)
+    }
+
+    fn read_ahead(&self, offset: u64, len: u64) {
+        self.real.read_ahead(offset, len);
+    }
+
     fn write_all_vectored_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.staller.pass(Call::Write, &self.path);
         self.real.write_all_vectored_at(slices, offset)

@@ -50,6 +50,7 @@ mod paths;
 mod points;
 mod progress;
 mod read;
+mod read_ahead;
 mod recovery;
 mod scan;
 mod segment;

@@ -283,19 +283,17 @@ pub(crate) fn index_headers(
 /// Reads the bytes from `start` to `end`, or fewer if the file ends before.
 pub(crate) fn read_range(file: &dyn File, start: u64, end: u64) -> io::Result<Bytes> {
     let len = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
-    let mut buffer = BytesMut::zeroed(len);
-    let mut filled = 0;
-    while filled < len {
-        let rest = buffer.get_mut(filled..).unwrap_or_default();
-        match file.read_at(rest, start + filled as u64) {
+    let mut buffer = Vec::with_capacity(len);
+    while buffer.len() < len {
+        let (filled, rest) = (buffer.len(), len - buffer.len());
+        match file.read_append_at(&mut buffer, rest, start + filled as u64) {
             Ok(0) => break,
-            Ok(count) => filled += count,
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    buffer.truncate(filled);
-    Ok(buffer.freeze())
+    Ok(Bytes::from(buffer))
 }
 
 /// Writes what is there from `start` to `end` once more: after a failed sync the page cache may

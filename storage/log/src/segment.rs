@@ -11,7 +11,8 @@ use mainstem_record::{LeaderEpoch, Offset, SegmentId, TimestampMs};
 use parking_lot::RwLock;
 
 use crate::{
-    files::Files, index::Index, paths, scan::BatchRule, spec::SegmentInfo, spec::SegmentSpec,
+    files::Files, index::Index, paths, read_ahead::ReadAhead, scan::BatchRule, spec::SegmentInfo,
+    spec::SegmentSpec,
 };
 
 /// One segment.
@@ -27,6 +28,7 @@ pub(crate) struct Segment {
     /// Its file is gone or about to go: it must not stay open.
     pub(crate) dropped: AtomicBool,
     pub(crate) state: RwLock<SegmentState>,
+    pub(crate) read_ahead: ReadAhead,
 }
 
 /// What changes of a segment.
@@ -68,6 +70,7 @@ impl Segment {
             created_wall_ms,
             dropped: AtomicBool::new(false),
             state: RwLock::new(state),
+            read_ahead: ReadAhead::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Reading batches.
 
-use std::{io, sync::Arc};
+use std::{io, ops::Range, sync::Arc};
 
 use mainstem_record::{BatchHeader, Offset, check_stored};
 
@@ -10,7 +10,7 @@ use crate::{
     files::Files,
     read::{Chunk, Read},
     scan::{BatchReader, BatchRule, SEEK_WINDOW_BYTES, read_range},
-    segment::Segment,
+    segment::{Located, Segment},
     shared::{Shared, Status},
 };
 
@@ -37,8 +37,11 @@ pub(super) async fn read(
     let files = tools.files.clone();
     let result = blocking(tools, move || read_segment(&files, &segment, &read, bound)).await;
     match result {
-        Ok(chunk) => {
+        Ok((chunk, next_segment)) => {
             tools.metrics.read_bytes_file.inc_by(chunk.bytes as u64);
+            if let Some(base) = next_segment {
+                read_ahead(shared, tools, base);
+            }
             Ok(chunk)
         }
         Err(error) => {
@@ -62,6 +65,36 @@ fn in_range(shared: &Shared, from: Offset) -> Result<Offset, ReadError> {
         });
     }
     Ok(state.ends.committed_end)
+}
+
+/// Opens the sealed segment that begins at `base` and asks for its first bytes, for a reader that
+/// will be there soon.
+fn read_ahead(shared: &Shared, tools: &Tools, base: Offset) {
+    let next = shared.segment_at(base).filter(|next| next.end().is_some());
+    // Where all readers are at work the disk needs no more of it.
+    let (Some(next), Ok(reader)) = (next, tools.readers.clone().try_acquire_owned()) else {
+        return;
+    };
+    let files = tools.files.clone();
+    let work = move || {
+        let _reader = reader;
+        // Who reads it will meet the error again, and report it.
+        if let Ok(located) = next.locate_offset(&files, next.base) {
+            ask_ahead(&next, &located, 0);
+        }
+    };
+    tools.env.tasks.blocking("log-read-ahead", Box::new(work));
+}
+
+/// Asks for what comes after a read at `position`. Returns whether it reaches the end of the
+/// segment.
+fn ask_ahead(segment: &Segment, located: &Located, position: u64) -> bool {
+    let Some(ahead) = segment.read_ahead.begin(position, located.limit) else {
+        return false;
+    };
+    let Range { start, end } = ahead.range;
+    located.file.read_ahead(start, end - start);
+    ahead.reaches_end
 }
 
 /// Reads off the async workers.
@@ -102,18 +135,20 @@ pub(super) fn io_error(
     }
 }
 
+/// What was read, and where the next segment begins if the reader will soon be there.
 fn read_segment(
     files: &Files,
     segment: &Segment,
     read: &Read,
     bound: Offset,
-) -> Result<Chunk, ReadError> {
+) -> Result<(Chunk, Option<Offset>), ReadError> {
     // There may be a hole in the chain before the segment.
     let from = read.from.max(segment.base);
     if from >= bound {
-        return Ok(Chunk::empty(from));
+        return Ok((Chunk::empty(from), None));
     }
-    let end = segment.end().unwrap_or(bound);
+    let sealed_end = segment.end();
+    let end = sealed_end.unwrap_or(bound);
     let io = |error: io::Error| io_error(&error, segment, from, end);
     let located = segment.locate_offset(files, from).map_err(io)?;
     let damaged = |position: u64, end_hint: Option<Offset>| {
@@ -149,20 +184,24 @@ fn read_segment(
     } else if read.at_least_one_batch {
         first.size_bytes()
     } else {
-        return Ok(Chunk::empty(from));
+        return Ok((Chunk::empty(from), None));
     };
+    // What is being written is in the page cache.
+    let reaches_end = sealed_end.is_some() && ask_ahead(segment, &located, position);
     let stop = located.limit.min(position.saturating_add(wanted as u64));
     let bytes = read_range(&*located.file, position, stop).map_err(io)?;
     let (length, next) = whole_batches(&bytes, segment.rule, (first.base_offset, bound));
     if length == 0 {
         return Err(damaged(position, Some(first.next_offset())));
     }
-    Ok(Chunk {
+    segment.read_ahead.ended(position, position + length as u64);
+    let chunk = Chunk {
         batches: vec![bytes.slice(..length)],
         bytes: length,
         next,
         from_cache: false,
-    })
+    };
+    Ok((chunk, sealed_end.filter(|_| reaches_end)))
 }
 
 /// How many bytes of good batches there are that begin below `bound`, and what comes after them.
