@@ -50,6 +50,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // A world for tests: nobody but tests depends on it.
     ("mainstem-simulation", &["mainstem-env"]),
+    // Tests only: it depends on nothing outside of them.
+    ("mainstem-simulation-node", &[]),
     // Whole-binary tests know the product from outside only.
     ("mainstem-tests", &[]),
     // The log by itself is measured without metadata, protocols and RocksDB.

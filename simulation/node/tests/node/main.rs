@@ -1,0 +1,22 @@
+//! A whole node, both protocols included, on a disk that forgets what is not synced, at random
+//! moments: what was acknowledged must be there.
+//!
+//! `BROKER_SEED` replays one seed, `BROKER_SEEDS` sets how many are run. One seed gives the same
+//! history except where the metadata's Raft, which keeps real time, gets its turn.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail the test, as the tests themselves do"
+)]
+
+mod actors;
+mod crashes;
+mod disk;
+mod failed_sync;
+mod kafka;
+mod mqtt;
+mod node;
+mod seeds;
+mod world;
