@@ -14,6 +14,9 @@ use crate::{
 /// Bookkeeping per cached batch, in bytes.
 const ENTRY_BYTES: usize = 64;
 
+/// One read returns no more batches: the shard waits for the lock of a partition that is read.
+const READ_BATCHES_MAX: usize = 4096;
+
 /// The cached batches of one partition: contiguous, the newest last.
 #[derive(Debug, Default)]
 pub(crate) struct TailCache {
@@ -73,7 +76,7 @@ impl TailCache {
         }
         let first = self.batches.partition_point(|c| c.next <= read.from);
         let mut chunk = Chunk::empty(read.from);
-        for cached in self.batches.range(first..) {
+        for cached in self.batches.range(first..).take(READ_BATCHES_MAX) {
             let bytes = chunk.bytes + cached.bytes.len();
             let wanted =
                 bytes <= read.bytes_max || (chunk.batches.is_empty() && read.at_least_one_batch);

@@ -12,6 +12,7 @@ mod faults;
 mod interval;
 mod lifecycle;
 mod model;
+mod reading;
 mod recovery;
 mod space;
 mod support;

@@ -56,6 +56,11 @@ impl Held {
         Self::new("log-read")
     }
 
+    /// Holds back what asks for bytes before anybody reads them.
+    pub(crate) fn read_ahead() -> Self {
+        Self::new("log-read-ahead")
+    }
+
     /// Holds the file work of seals and drops back.
     pub(crate) fn chains() -> Self {
         Self::new("log-chain")
