@@ -82,6 +82,10 @@ pub enum PartitionError {
     /// The segment is active, unknown, or reaches above the new log start.
     #[error("segment {0} cannot be dropped")]
     CannotDrop(SegmentId),
+    /// They are not sealed neighbours of the chain, or the new segment does not cover exactly their
+    /// offsets.
+    #[error("segment {0} cannot replace others")]
+    CannotReplace(SegmentId),
     /// The offset is above the committed end.
     #[error("offset {offset} is above the committed end {committed_end}")]
     AboveCommitted {
@@ -235,6 +239,7 @@ impl From<PartitionError> for AppendError {
             | PartitionError::NotFrozen
             | PartitionError::NotNext { .. }
             | PartitionError::CannotDrop(_)
+            | PartitionError::CannotReplace(_)
             | PartitionError::AboveCommitted { .. } => Self::PartitionFailed,
         }
     }

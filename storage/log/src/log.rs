@@ -474,7 +474,7 @@ impl std::fmt::Debug for Log {
 
 // === start and stop ===
 
-fn expiry_ms(options: &LogOptions) -> i64 {
+pub(crate) fn expiry_ms(options: &LogOptions) -> i64 {
     i64::try_from(options.producer_expiry.as_millis()).unwrap_or(i64::MAX)
 }
 

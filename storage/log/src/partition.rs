@@ -3,9 +3,10 @@
 mod chain;
 mod estimate;
 mod reads;
+mod replace;
 mod time;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mainstem_env::Env;
 use mainstem_record::{LeaderEpoch, Offset, PartitionId, SegmentId, Sequence, TimestampMs};
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use crate::{
     active::Frozen,
     append::{Append, AppendTicket},
+    compact::{CompactError, CompactOptions, Compaction},
     error::{AppendError, PartitionError, ReadError},
     files::Files,
     inbox::{Control, Inbox},
@@ -230,6 +232,46 @@ impl Partition {
         to_its_end(&self.inner.tools.env, "log-drop", work)
             .await
             .unwrap_or(Err(PartitionError::Closed))
+    }
+
+    /// Begins a compaction of the sealed segments: reads what is not compacted yet and remembers the
+    /// newest offset of each key. One at a time.
+    ///
+    /// # Errors
+    /// [`CompactError`].
+    pub async fn compact(&self, options: CompactOptions) -> Result<Compaction, CompactError> {
+        let (shared, tools) = (self.inner.shared.clone(), self.inner.tools.clone());
+        Compaction::begin(shared, tools, options).await
+    }
+
+    /// Puts a compacted segment, which is on disk, in the place of the neighbours that it was made
+    /// from, and removes their files after the delay of [`Partition::delete_files_after`]. If it is
+    /// in its place already, nothing happens.
+    ///
+    /// # Errors
+    /// [`PartitionError::CannotReplace`]; after [`PartitionError::Io`] the chain is as before.
+    pub async fn replace_segments(
+        &self,
+        old: &[SegmentId],
+        new: SegmentSpec,
+    ) -> Result<(), PartitionError> {
+        let (inner, old) = (self.inner.clone(), old.to_vec());
+        let work = async move { replace::replace_segments(&inner, &old, new).await };
+        to_its_end(&self.inner.tools.env, "log-replace", work)
+            .await
+            .unwrap_or(Err(PartitionError::Closed))
+    }
+
+    /// Removes the files of a compacted segment that was not committed. What cannot be removed goes
+    /// when the partition is opened.
+    pub async fn discard_replacement(&self, new: SegmentSpec) {
+        replace::discard(&self.inner, new).await;
+    }
+
+    /// How long the files of segments that are dropped or replaced stay, so that whoever reads them
+    /// can go on; at first not at all. Files that are left at a stop go when the partition is opened.
+    pub fn delete_files_after(&self, delay: Duration) {
+        self.inner.shared.set_delete_delay(delay);
     }
 
     /// Moves the log start up; a lower one than now changes nothing.

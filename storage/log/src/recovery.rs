@@ -13,6 +13,8 @@
 mod active;
 mod sealed;
 
+pub(crate) use sealed::good_header;
+
 use std::{path::Path, sync::Arc};
 
 use mainstem_env::Fs;
@@ -141,8 +143,9 @@ fn make_dir(fs: &dyn Fs, dir: &Path) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Removes what interrupted operations left, and segments older than the chain: they were dropped
-/// by metadata, and the process ended before their files were gone.
+/// Removes what interrupted operations left, segments older than the chain (they were dropped by
+/// metadata, and the process ended before their files were gone), and those of which a compacted one
+/// has taken the place.
 fn tidy(options: &RecoverOptions, dir: &Path, spec: &PartitionSpec) -> Result<(), LogError> {
     let fs = &*options.fs;
     let first = spec.segments.first().map(|segment| segment.base);
@@ -165,11 +168,29 @@ fn tidy(options: &RecoverOptions, dir: &Path, spec: &PartitionSpec) -> Result<()
             }
             continue;
         }
-        if first.is_some_and(|first| base < first) {
+        if is_replaced(fs, dir, spec, base)? || first.is_some_and(|first| base < first) {
             delete_file(fs, &path).map_err(LogError::io(&path))?;
         } else {
             tracing::warn!(path = %path.display(), "a segment that metadata does not know");
         }
     }
     Ok(())
+}
+
+/// Whether another, sealed segment has the records of an unknown one with that base: it was replaced
+/// by that one, or was to replace it and that was not committed.
+fn is_replaced(
+    fs: &dyn Fs,
+    dir: &Path,
+    spec: &PartitionSpec,
+    base: Offset,
+) -> Result<bool, LogError> {
+    let holds =
+        |known: &&SegmentSpec| known.base <= base && known.end.is_some_and(|end| base < end);
+    let Some(known) = spec.segments.iter().find(holds) else {
+        return Ok(false);
+    };
+    // If that one is lost, this may be all that is left.
+    let path = paths::segment(dir, known.base, known.id);
+    fs.exists(&path).map_err(LogError::io(&path))
 }

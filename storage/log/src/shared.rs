@@ -3,10 +3,11 @@
 use std::{
     path::PathBuf,
     sync::Arc,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
 };
 
-use mainstem_record::{Offset, PartitionId};
+use mainstem_record::{Offset, PartitionId, SegmentId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) chain: RwLock<Vec<Arc<Segment>>>,
     pub(crate) cache: Mutex<TailCache>,
     pub(crate) dedupe: Mutex<Dedupe>,
+    /// How long files of segments that are gone stay, in milliseconds.
+    delete_delay_ms: AtomicU64,
     subscribers: Mutex<Subscribers>,
 }
 
@@ -81,6 +84,7 @@ impl Shared {
             chain: RwLock::new(chain),
             cache: Mutex::default(),
             dedupe: Mutex::new(dedupe),
+            delete_delay_ms: AtomicU64::new(0),
             subscribers: Mutex::default(),
         }
     }
@@ -131,6 +135,20 @@ impl Shared {
             .and_then(|at| chain.get(at))
             .filter(|segment| segment.end().is_none_or(|end| offset < end));
         holds.or_else(|| chain.get(after)).cloned()
+    }
+
+    /// Whether the chain has that segment (still).
+    pub(crate) fn has_segment(&self, id: SegmentId) -> bool {
+        self.chain.read().iter().any(|segment| segment.id == id)
+    }
+
+    pub(crate) fn set_delete_delay(&self, delay: Duration) {
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.delete_delay_ms.store(millis, Ordering::Release);
+    }
+
+    pub(crate) fn delete_delay(&self) -> Duration {
+        Duration::from_millis(self.delete_delay_ms.load(Ordering::Acquire))
     }
 
     /// Seals the last segment of the chain if it is active (an empty one goes), and appends

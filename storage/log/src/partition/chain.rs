@@ -155,17 +155,36 @@ pub(super) async fn drop_segments(
         .chain
         .write()
         .retain(|segment| !segments.contains(&segment.id));
-    if dropped.is_empty() {
+    delete_files(inner, dropped).await
+}
+
+/// Removes the files of segments that are not in the chain any more: at once, or by and by, if they
+/// are to stay for those who read them.
+pub(super) async fn delete_files(
+    inner: &Inner,
+    gone: Vec<Arc<Segment>>,
+) -> Result<(), PartitionError> {
+    if gone.is_empty() {
         return Ok(());
     }
-    let (files, dir) = (inner.tools.files.clone(), shared.dir.clone());
-    blocking(&inner.tools, move || {
-        for segment in &dropped {
-            files.delete(segment)?;
+    let (tools, dir) = (inner.tools.clone(), inner.shared.dir.clone());
+    let delay = inner.shared.delete_delay();
+    let delete = move || {
+        for segment in &gone {
+            tools.files.delete(segment)?;
         }
-        files.fs.sync_dir(&dir)
-    })
-    .await
+        tools.files.fs.sync_dir(&dir)
+    };
+    if delay.is_zero() {
+        return blocking(&inner.tools, delete).await;
+    }
+    let tools = inner.tools.clone();
+    inner.tools.env.spawn("log-delete", async move {
+        tools.env.sleep(delay).await;
+        // Logged; what stays goes when the partition is opened.
+        let _ = blocking(&tools, delete).await;
+    });
+    Ok(())
 }
 
 pub(super) fn raise_log_start(shared: &Shared, log_start: Offset) -> Result<(), PartitionError> {
@@ -187,7 +206,7 @@ pub(super) fn raise_log_start(shared: &Shared, log_start: Offset) -> Result<(), 
     Ok(())
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     tools: &Tools,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, PartitionError> {

@@ -31,23 +31,28 @@ pub(super) async fn read(
         tools.metrics.read_bytes_cache.inc_by(chunk.bytes as u64);
         return Ok(chunk);
     }
-    let Some(segment) = shared.segment_at(read.from) else {
-        return Ok(Chunk::empty(read.from));
-    };
-    let files = tools.files.clone();
-    let result = blocking(tools, move || read_segment(&files, &segment, &read, bound)).await;
-    match result {
-        Ok((chunk, next_segment)) => {
-            tools.metrics.read_bytes_file.inc_by(chunk.bytes as u64);
-            if let Some(base) = next_segment {
-                read_ahead(shared, tools, base);
+    loop {
+        let Some(segment) = shared.segment_at(read.from) else {
+            return Ok(Chunk::empty(read.from));
+        };
+        let (files, id) = (tools.files.clone(), segment.id);
+        let result = blocking(tools, move || read_segment(&files, &segment, &read, bound)).await;
+        match result {
+            Ok((chunk, next_segment)) => {
+                tools.metrics.read_bytes_file.inc_by(chunk.bytes as u64);
+                if let Some(base) = next_segment {
+                    read_ahead(shared, tools, base);
+                }
+                return Ok(chunk);
             }
-            Ok(chunk)
-        }
-        Err(error) => {
-            // The segment may have been dropped meanwhile: that is no damage.
-            in_range(shared, read.from)?;
-            Err(error)
+            Err(error) => {
+                // The segment may have been dropped meanwhile: that is no damage.
+                in_range(shared, read.from)?;
+                // Or replaced by a compacted one, which has what was looked for.
+                if shared.has_segment(id) {
+                    return Err(error);
+                }
+            }
         }
     }
 }
@@ -168,7 +173,7 @@ fn read_segment(
     let (mut position, mut next) = (located.start, located.next);
     let first = loop {
         match reader.header(position).map_err(io)? {
-            Ok(header) if header.base_offset == next => {
+            Ok(header) if segment.rule.check(&header, next).is_ok() => {
                 if header.last_offset() >= from {
                     break header;
                 }
@@ -178,6 +183,10 @@ fn read_segment(
             Ok(_) | Err(_) => return Err(damaged(position, None)),
         }
     };
+    if first.base_offset >= bound {
+        // All before it was compacted away.
+        return Ok((Chunk::empty(bound), None));
+    }
     let bytes_max = read.bytes_max.min(READ_BYTES_MAX);
     let wanted = if first.size_bytes() <= bytes_max {
         bytes_max
@@ -220,6 +229,9 @@ fn whole_batches(
         let Some(batch) = rest.get(..header.size_bytes()) else {
             break;
         };
+        if header.base_offset >= bound {
+            break;
+        }
         // What the disk has spoilt must not reach a reader that does not look at checksums.
         if rule.check(&header, next).is_err() || check_stored(batch).is_err() {
             break;

@@ -68,8 +68,13 @@ async fn search(
     loop {
         let start = shared.ends().log_start;
         let found = search_once(shared, tools, look.clone()).await;
-        // A segment may have been dropped meanwhile: that is no damage.
-        if found.is_ok() || shared.ends().log_start == start {
+        // A segment may have been dropped or replaced meanwhile: that is no damage.
+        let is_gone = match found {
+            Ok(_) => false,
+            Err(ReadError::Damaged { segment, .. }) => !shared.has_segment(segment),
+            Err(_) => shared.ends().log_start != start,
+        };
+        if !is_gone {
             return found;
         }
     }

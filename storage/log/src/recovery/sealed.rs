@@ -69,7 +69,8 @@ pub(super) fn dedupe_after(options: &RecoverOptions, dir: &Path, spec: &SegmentS
     dedupe
 }
 
-fn good_header(fs: &dyn Fs, path: &Path, spec: &SegmentSpec) -> Option<Header> {
+/// The header of the index file, if there is a good one for just this segment.
+pub(crate) fn good_header(fs: &dyn Fs, path: &Path, spec: &SegmentSpec) -> Option<Header> {
     let file = fs.open(&path.with_extension(paths::INDEX), OpenMode::Read);
     let prefix = read_range(&*file.ok()?, 0, HEADER_PREFIX_BYTES as u64).ok()?;
     let header = index_file::decode_header(&prefix).ok()?;
