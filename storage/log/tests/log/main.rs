@@ -6,6 +6,7 @@
 )]
 
 mod clock;
+mod compaction;
 mod concurrent;
 mod directory;
 mod faults;
