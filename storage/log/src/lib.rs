@@ -61,6 +61,7 @@ mod space;
 mod spec;
 mod syncer;
 mod transactions;
+mod trash;
 pub mod verify;
 mod writer;
 

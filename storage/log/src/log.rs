@@ -30,6 +30,7 @@ use crate::{
     shared::{Shared, State, Status},
     space::SpaceAlarm,
     spec::PartitionSpec,
+    trash,
 };
 
 /// How many threads read files at the same time.
@@ -310,7 +311,8 @@ impl Log {
             .map_err(LogError::io(error_path))
     }
 
-    /// Deletes the directories of partitions that are neither known nor open. Returns how many.
+    /// Moves the directories of partitions that are neither known nor open aside; they are removed
+    /// for good by [`Log::empty_trash`], a day later. Returns how many.
     ///
     /// # Errors
     /// [`LogError::Io`]: some may be left.
@@ -324,6 +326,19 @@ impl Log {
             .await
             .ok_or(LogError::Closed)?
             .map_err(LogError::io(error_path))
+    }
+
+    /// Removes what was moved aside long enough ago. Returns how much that was.
+    ///
+    /// # Errors
+    /// [`LogError::Io`]: some may be left.
+    pub async fn empty_trash(&self) -> Result<usize, LogError> {
+        let Tools { env, options, .. } = &self.inner.tools;
+        let (fs, dir, wall_ms) = (env.fs.clone(), options.dir.clone(), env.wall_ms());
+        env.blocking("log-remove", move || trash::empty(&*fs, &dir, wall_ms))
+            .await
+            .ok_or(LogError::Closed)?
+            .map_err(LogError::io(paths::trash(&options.dir)))
     }
 
     /// The state of all shards.
@@ -398,6 +413,7 @@ impl Inner {
             expiry_ms: expiry_ms(options),
             decompressed_bytes_max: options.decompressed_bytes_max,
             clean: self.clean,
+            log_dir: options.dir.clone(),
             progress: self.progress.clone(),
             synced: self.checkpoint.get(id),
         }
@@ -410,7 +426,7 @@ impl Inner {
     fn remove_unknown(&self, known: &HashSet<PartitionId>) -> io::Result<usize> {
         let fs = &*self.tools.env.fs;
         let dir = paths::partitions(&self.tools.options.dir);
-        let mut removed = 0;
+        let mut moved = 0;
         for topic_entry in fs.read_dir(&dir)? {
             let topic_dir = dir.join(&topic_entry.name);
             let Some(topic) = paths::parse_topic(&topic_entry.name) else {
@@ -426,22 +442,33 @@ impl Inner {
                     continue;
                 };
                 let id = PartitionId { topic, index };
-                // While this is held nobody can begin to open the partition.
+                if known.contains(&id) {
+                    continue;
+                }
+                // Nobody can open it meanwhile, and nobody else waits.
+                let Ok(_reservation) = self.reserve(id) else {
+                    continue;
+                };
+                let what = (
+                    &*format!("{}-{}", topic.0, index.0),
+                    self.tools.env.wall_ms(),
+                );
+                let place = trash::put(fs, &self.tools.options.dir, &partition_dir, what)?;
+                tracing::warn!(
+                    path = %partition_dir.display(), moved_to = %place.display(),
+                    "metadata does not name this partition; it is removed in a day"
+                );
+                moved += 1;
+            }
+            if fs.read_dir(&topic_dir)?.is_empty() {
+                // While this is held nobody can begin to open a partition in it.
                 let partitions = self.partitions.read();
-                if !known.contains(&id) && !partitions.contains_key(&id) {
-                    let path = partition_dir.display();
-                    tracing::info!(%path, "removing a partition that nobody knows");
-                    remove_dir(fs, &partition_dir)?;
-                    removed += 1;
+                if !partitions.keys().any(|id| id.topic == topic) {
+                    fs.remove_dir_all(&topic_dir)?;
                 }
             }
-            let partitions = self.partitions.read();
-            let in_use = partitions.keys().any(|id| id.topic == topic);
-            if !in_use && fs.read_dir(&topic_dir)?.is_empty() {
-                fs.remove_dir_all(&topic_dir)?;
-            }
         }
-        Ok(removed)
+        Ok(moved)
     }
 }
 

@@ -4,6 +4,7 @@
 //! <dir>/checkpoint                                         synced points
 //! <dir>/format                                             version; there once the rest is
 //! <dir>/clean-shutdown                                     there only after a clean stop
+//! <dir>/trash/<wall clock ms>-...                         what metadata did not name
 //! <dir>/partitions/<topic uuid>/<index>/<20-digit base>-<segment uuid>.log   batches
 //!                                                                     .idx   once sealed
 //!                                                                     .snap  active, recovery point
@@ -35,6 +36,11 @@ pub(crate) fn partition(dir: &Path, id: PartitionId) -> PathBuf {
 
 pub(crate) fn checkpoint(dir: &Path) -> PathBuf {
     dir.join("checkpoint")
+}
+
+/// Where what nobody knows waits to be removed.
+pub(crate) fn trash(dir: &Path) -> PathBuf {
+    dir.join("trash")
 }
 
 /// The file that tells the version of the format.

@@ -15,7 +15,10 @@ mod sealed;
 
 pub(crate) use sealed::good_header;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use mainstem_env::Fs;
 use mainstem_record::Offset;
@@ -33,6 +36,7 @@ use crate::{
     progress::Progress,
     segment::Segment,
     spec::{Ends, PartitionSpec, SegmentSpec},
+    trash,
 };
 
 /// What recovery needs to know besides the chain.
@@ -46,6 +50,8 @@ pub(crate) struct RecoverOptions {
     pub(crate) clean: bool,
     /// Up to where the active segment is known to be synced.
     pub(crate) synced: Option<SyncedPoint>,
+    /// The directory of the log.
+    pub(crate) log_dir: PathBuf,
     pub(crate) progress: Arc<Progress>,
 }
 
@@ -145,7 +151,7 @@ fn make_dir(fs: &dyn Fs, dir: &Path) -> Result<(), LogError> {
 
 /// Removes what interrupted operations left, segments older than the chain (they were dropped by
 /// metadata, and the process ended before their files were gone), and those of which a compacted one
-/// has taken the place.
+/// has taken the place. Other segments that metadata does not name are moved aside.
 fn tidy(options: &RecoverOptions, dir: &Path, spec: &PartitionSpec) -> Result<(), LogError> {
     let fs = &*options.fs;
     let first = spec.segments.first().map(|segment| segment.base);
@@ -168,11 +174,19 @@ fn tidy(options: &RecoverOptions, dir: &Path, spec: &PartitionSpec) -> Result<()
             }
             continue;
         }
-        if is_replaced(fs, dir, spec, base)? || first.is_some_and(|first| base < first) {
+        // An empty file is nobody's loss.
+        let is_rubbish = first.is_some_and(|first| base < first) || entry.len == 0;
+        if is_rubbish || is_replaced(fs, dir, spec, base)? {
             delete_file(fs, &path).map_err(LogError::io(&path))?;
-        } else {
-            tracing::warn!(path = %path.display(), "a segment that metadata does not know");
+            continue;
         }
+        let what = format!("{}-{}-{}", spec.id.topic.0, spec.id.index.0, entry.name);
+        let place = trash::put(fs, &options.log_dir, &path, (&what, options.wall_ms))
+            .map_err(LogError::io(&path))?;
+        tracing::warn!(
+            path = %path.display(), moved_to = %place.display(),
+            "metadata does not name this segment; it is removed in a day"
+        );
     }
     Ok(())
 }

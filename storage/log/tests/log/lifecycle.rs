@@ -111,7 +111,7 @@ fn removed_partition_answers_so_and_leaves_nothing() {
 }
 
 #[test]
-fn directories_that_nobody_knows_are_removed() {
+fn directories_that_nobody_knows_are_moved_aside() {
     run(async {
         let fs = memory();
         {
@@ -128,6 +128,15 @@ fn directories_that_nobody_knows_are_removed() {
         let known = HashSet::from([partition_id(1)]);
         assert_eq!(log.remove_unknown(&known).await.unwrap(), 1);
         assert_eq!(log.remove_unknown(&known).await.unwrap(), 0);
+        let trash = fs.read_dir(&options().dir.join("trash")).unwrap();
+        assert_eq!(trash.len(), 1);
+        assert!(
+            trash[0]
+                .name
+                .ends_with(&format!("{}-2", partition_id(2).topic.0))
+        );
+        // It is not old enough.
+        assert_eq!(log.empty_trash().await.unwrap(), 0);
     });
 }
 
