@@ -27,8 +27,8 @@ const FETCH_BYTES: usize = 1 << 20;
 /// Fits the tail cache of one shard.
 const TAIL_BYTES: usize = 48 << 20;
 
-/// The most pieces that go into one write.
-const SLICES_MAX: usize = 64;
+/// The most pieces that go into one write (`IOV_MAX` on Linux).
+const SLICES_MAX: usize = 1024;
 
 /// Bytes sent, and what that took.
 struct Sent {

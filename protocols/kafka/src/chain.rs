@@ -6,8 +6,10 @@ use bytes::{Buf, Bytes};
 use mainstem_env::Env;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-/// The most slices that one write takes; more is of little use to the kernel.
-const WRITE_SLICES_MAX: usize = 64;
+/// The most slices that one write takes (`IOV_MAX` on Linux). Small batches lie in the tail cache
+/// one by one: with 64 of 1 KiB to a write a third of the CPU time went into system calls.
+const WRITE_SLICES_MAX: usize = 1024;
+
 /// A client that takes no byte for this long is closed: its responses hold memory.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 
