@@ -9,7 +9,7 @@ BINARY := $(CARGO_TARGET_DIR)/release/mainstem
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit clients clients-install chaos-log bench bench-log lint fmt print-binary
+.PHONY: help run build test unit clients clients-install chaos-log fuzz bench bench-log lint fmt print-binary
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -39,6 +39,9 @@ clients-install: ## install the clients that the tests use, in a private environ
 
 chaos-log: build clients-install ## 200 rounds (BROKER_ROUNDS) of kill -9 under load, everything checked (long)
 	@BROKER_BINARY=$(BINARY) ./scripts/client-tests test_chaos_log.py -m chaos -s
+
+fuzz: ## hostile bytes for everything that reads the log's formats, FUZZ_SECONDS (60) for each target
+	@FUZZ_FAILURES=$(CARGO_TARGET_DIR)/fuzz $(CARGO) run -q --release --locked -p mainstem-fuzz -- $(ARGS)
 
 bench: build clients-install ## the figures of docs/first-light.md, beside Kafka and Mosquitto (long)
 	@BROKER_BINARY=$(BINARY) ./scripts/bench

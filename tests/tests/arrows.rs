@@ -52,6 +52,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mainstem-simulation", &["mainstem-env"]),
     // Tests only: it depends on nothing outside of them.
     ("mainstem-simulation-node", &[]),
+    // Hostile bytes for the log and the record model, in that world.
+    (
+        "mainstem-fuzz",
+        &[
+            "mainstem-env",
+            "mainstem-record",
+            "mainstem-log",
+            "mainstem-simulation",
+        ],
+    ),
     // Whole-binary tests know the product from outside only.
     ("mainstem-tests", &[]),
     // The log by itself is measured without metadata, protocols and RocksDB.
