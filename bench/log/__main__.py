@@ -3,7 +3,7 @@
 import sys
 
 from ..core.run import Suite, main
-from . import appends, reads, reopening
+from . import appends, compaction, reads, reopening
 from .sections import SECTIONS, verdict
 
 SUITE = Suite(
@@ -15,6 +15,7 @@ SUITE = Suite(
         "read": reads.run,
         "reopen": reopening.run,
         "many": reopening.many,
+        "compaction": compaction.run,
         "stall": appends.stall,
     },
     free_bytes_min=30 << 30,

@@ -58,7 +58,7 @@ pub(crate) struct Layout {
     pub(crate) partitions: i32,
     /// Sealed segments of each.
     pub(crate) sealed: i32,
-    /// Batches of each sealed segment, of one record each.
+    /// Offsets of each sealed segment; but for compaction, each batch has one record.
     pub(crate) batches: i64,
     pub(crate) policy: Policy,
 }
@@ -152,11 +152,16 @@ impl Layout {
     }
 }
 
+/// The id of the segment `number` of a partition.
+pub(crate) fn fresh_segment(index: i32, number: i32) -> SegmentId {
+    let id = (index.unsigned_abs() as u128) << 32 | number.unsigned_abs() as u128 | 1 << 100;
+    SegmentId(Uuid::from_u128(id))
+}
+
 /// An active segment of a partition.
 fn segment(index: i32, number: i32, base: Offset) -> SegmentSpec {
-    let id = (index.unsigned_abs() as u128) << 32 | number.unsigned_abs() as u128 | 1 << 100;
     SegmentSpec {
-        id: SegmentId(Uuid::from_u128(id)),
+        id: fresh_segment(index, number),
         base,
         epoch: LeaderEpoch(number),
         end: None,

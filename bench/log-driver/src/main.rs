@@ -11,6 +11,7 @@
 mod appends;
 mod args;
 mod bare;
+mod compaction;
 mod load;
 mod many;
 mod reads;
@@ -42,6 +43,8 @@ const USAGE: &str = "usage: mainstem-log-bench MEASURE DIRECTORY [key=value]...
   cold-read      reads what `prepare` has left, from start to end
   reopen         opens what `prepare` has left; then close, load until killed, or seal
   many           opens many partitions with one batch each; then close or load until killed
+  prepare-keyed  fills a partition with four records of each key
+  compact        compacts what `prepare-keyed` has left
   stall          appends of one shard while the disk of another one stalls";
 
 fn main() -> ExitCode {
@@ -91,6 +94,8 @@ async fn measure(env: Env, args: Args) -> Outcome<Report> {
         "cold-read" => reads::cold(env, args).await,
         "reopen" => reopen::reopen(env, args).await,
         "many" => many::many(env, args).await,
+        "prepare-keyed" => compaction::prepare(env, args).await,
+        "compact" => compaction::compact(env, args).await,
         "stall" => stall::stall(env, args).await,
         other => Err(format!("no measure {other}\n{USAGE}").into()),
     }
