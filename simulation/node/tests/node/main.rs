@@ -18,5 +18,6 @@ mod failed_sync;
 mod kafka;
 mod mqtt;
 mod node;
+mod promises;
 mod seeds;
 mod world;
