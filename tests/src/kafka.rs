@@ -11,6 +11,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Produce.
 pub const PRODUCE: i16 = 0;
+/// Fetch.
+pub const FETCH: i16 = 1;
 /// ListOffsets.
 pub const LIST_OFFSETS: i16 = 2;
 /// Metadata.
@@ -344,6 +346,40 @@ impl Connection {
         );
         assert_eq!(reader.i32(), 0, "partition 0");
         (reader.i16(), reader.i64())
+    }
+
+    /// Fetch v4 of partition 0 from `offset` on, one batch at least: (error code, the batches).
+    ///
+    /// # Panics
+    /// If the answer is of another shape.
+    pub fn fetch(&mut self, topic: &str, offset: i64, bytes_max: i32) -> (i16, Vec<u8>) {
+        const WAIT_MS: i32 = 0;
+        let mut body = (-1i32).to_be_bytes().to_vec();
+        body.extend(WAIT_MS.to_be_bytes());
+        body.extend(0i32.to_be_bytes());
+        body.extend(bytes_max.to_be_bytes());
+        body.push(0);
+        body.extend(1i32.to_be_bytes());
+        body.extend(string(topic));
+        body.extend(1i32.to_be_bytes());
+        body.extend(0i32.to_be_bytes());
+        body.extend(offset.to_be_bytes());
+        body.extend(bytes_max.to_be_bytes());
+        let answer = self.ask(FETCH, 4, &body);
+        let mut reader = Reader(&answer);
+        reader.i32();
+        assert_eq!(
+            (reader.i32(), reader.string().as_str(), reader.i32()),
+            (1, topic, 1)
+        );
+        assert_eq!(reader.i32(), 0, "partition 0");
+        let error = reader.i16();
+        reader.i64();
+        reader.i64();
+        assert!(reader.i32() <= 0, "no aborted transactions");
+        let length = reader.i32();
+        let batches = reader.0.get(..usize::try_from(length).unwrap_or(0));
+        (error, batches.unwrap_or_default().to_vec())
     }
 
     /// ListOffsets v1 of partition 0: the offset for `timestamp` (-1 the end, -2 the start).

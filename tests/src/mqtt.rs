@@ -59,8 +59,13 @@ pub fn string(text: &[u8]) -> Vec<u8> {
 
 /// CONNECT with a clean session, a keep alive of 60 s and nothing else.
 pub fn connect(client_id: &str, level: u8) -> Vec<u8> {
+    connect_with(client_id, level, 0x02)
+}
+
+/// CONNECT with these flags, a keep alive of 60 s and nothing else.
+fn connect_with(client_id: &str, level: u8, flags: u8) -> Vec<u8> {
     let mut body = string(if level == 3 { b"MQIsdp" } else { b"MQTT" });
-    body.extend([level, 0x02, 0, 60]);
+    body.extend([level, flags, 0, 60]);
     if level == 5 {
         body.push(0);
     }
@@ -131,6 +136,19 @@ impl Connection {
         let connack = connection.receive().expect("CONNACK");
         assert_eq!((connack.first, connack.body[1]), (0x20, 0), "{connack:?}");
         connection
+    }
+
+    /// A session of MQTT 3.1.1 that outlives its connections; whether it was there.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn kept_session(address: SocketAddr, client_id: &str) -> (Self, bool) {
+        let level = 4;
+        let mut connection = Self::open(address, level);
+        connection.send(&connect_with(client_id, level, 0));
+        let connack = connection.receive().expect("CONNACK");
+        assert_eq!((connack.first, connack.body[1]), (0x20, 0), "{connack:?}");
+        (connection, connack.body[0] == 1)
     }
 
     /// Sends bytes; that the peer has closed already is no failure.

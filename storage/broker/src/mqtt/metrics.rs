@@ -2,6 +2,8 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use super::delivery::Lost;
+
 /// Handles on all metrics of MQTT sessions and delivery.
 pub(crate) struct MqttMetrics {
     pub(crate) sessions_online: IntGauge,
@@ -18,6 +20,7 @@ pub(crate) struct MqttMetrics {
     pub(crate) dropped_expired: IntCounter,
     /// Gone from the log before a session came to it.
     pub(crate) dropped_retention: IntCounter,
+    pub(crate) dropped_damaged: IntCounter,
     /// QoS 0 publishes that were shed.
     pub(crate) dropped_shed: IntCounter,
     /// Clean sessions that were too far behind.
@@ -96,6 +99,7 @@ impl MqttMetrics {
             dropped_queue_full: reason("queue_full"),
             dropped_expired: reason("expired"),
             dropped_retention: reason("retention"),
+            dropped_damaged: reason("damaged"),
             dropped_shed: reason("shed"),
             dropped_slow: reason("slow_consumer"),
             dropped_unreadable: reason("unreadable_batch"),
@@ -103,5 +107,13 @@ impl MqttMetrics {
             dropped_retained: reason("retained_limit"),
             dropped_will: reason("will"),
         })
+    }
+
+    /// Where to count records that cannot be had any more.
+    pub(crate) fn dropped_lost(&self, why: Lost) -> &IntCounter {
+        match why {
+            Lost::Retention => &self.dropped_retention,
+            Lost::Damage => &self.dropped_damaged,
+        }
     }
 }

@@ -38,11 +38,21 @@ pub(crate) enum Reading {
     /// Records, to be gone on with at `Chunk::next`.
     Chunk(Chunk),
     /// Nothing can be had below this offset.
-    Gap(Offset),
+    Gap(Offset, Lost),
     /// The partition is not here.
     Gone,
     /// Not now.
     Retry,
+}
+
+/// Why records cannot be had any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// They are below the log start, or above an end that a crash has moved back.
+    Retention,
+    /// They are damaged or missing on the disk. Those behind them are good: a session that waited
+    /// for the damage to go away would wait for ever.
+    Damage,
 }
 
 impl Hub {
@@ -68,11 +78,11 @@ impl Hub {
         match partition.read(read).await {
             Ok(chunk) => Reading::Chunk(chunk),
             Err(ReadError::OutOfRange { log_start, .. }) if log_start > from => {
-                Reading::Gap(log_start)
+                Reading::Gap(log_start, Lost::Retention)
             }
             // A position above the end: unsynced records were lost with the machine's power.
-            Err(ReadError::OutOfRange { log_end, .. }) => Reading::Gap(log_end),
-            Err(ReadError::Damaged { end, .. }) => Reading::Gap(end.max(from.next())),
+            Err(ReadError::OutOfRange { log_end, .. }) => Reading::Gap(log_end, Lost::Retention),
+            Err(ReadError::Damaged { end, .. }) => Reading::Gap(end.max(from.next()), Lost::Damage),
             Err(ReadError::Removed) => Reading::Gone,
             Err(ReadError::Io(_)) => Reading::Retry,
         }
@@ -92,11 +102,10 @@ impl Hub {
                 filters.refresh(entry);
                 self.match_own(entry, (partition, from), &chunk, filters)
             }
-            Reading::Gap(next) => {
+            Reading::Gap(next, why) => {
                 if next > from {
-                    self.metrics
-                        .dropped_retention
-                        .inc_by(next.0.abs_diff(from.0));
+                    let lost = next.0.abs_diff(from.0);
+                    self.metrics.dropped_lost(why).inc_by(lost);
                 }
                 Matched::none(next)
             }

@@ -54,8 +54,9 @@ pub(super) async fn run(hub: Arc<Hub>, follower: Arc<Follower>) {
             Ok(chunk) => dispatch(&hub, &follower, &chunk, &mut memory),
             Err(ReadError::OutOfRange { log_start, .. }) => pass(&follower, log_start.max(from)),
             Err(ReadError::Damaged { end, .. }) => {
-                hub.metrics.dropped_unreadable.inc();
-                pass(&follower, end.max(from.next()));
+                let next = end.max(from.next());
+                hub.metrics.dropped_damaged.inc_by(next.0.abs_diff(from.0));
+                pass(&follower, next);
             }
             Err(ReadError::Removed) => return,
             Err(ReadError::Io(kind)) => {

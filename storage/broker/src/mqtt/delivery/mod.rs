@@ -22,7 +22,7 @@ use mainstem_record::{Offset, PartitionId};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use catch_up::{OwnFilters, Reading};
+pub(crate) use catch_up::{Lost, OwnFilters, Reading};
 pub(crate) use position::Position;
 pub(crate) use refresh::partitions_of;
 pub(crate) use scan::{Scan, Scanned, scan};

@@ -24,7 +24,7 @@ impl Hub {
     ) -> Result<Option<Arc<Message>>, ()> {
         let chunk = match self.read_log(partition, offset, 1).await {
             Reading::Chunk(chunk) => chunk,
-            Reading::Gap(_) | Reading::Gone => return Ok(None),
+            Reading::Gap(..) | Reading::Gone => return Ok(None),
             Reading::Retry => return Err(()),
         };
         let image = self.core.image();

@@ -148,7 +148,7 @@ impl Hub {
         while from < end {
             let chunk = match self.read_log(partition, from, FOLLOW_READ_BYTES).await {
                 Reading::Chunk(chunk) if chunk.next > from => chunk,
-                Reading::Gap(next) if next > from => {
+                Reading::Gap(next, _) if next > from => {
                     from = next;
                     continue;
                 }

@@ -296,11 +296,10 @@ impl ShareGroup {
         };
         match hub.read_log(partition, from, CATCH_UP_READ_BYTES).await {
             Reading::Chunk(chunk) => self.give_chunk(hub, (partition, from), &chunk),
-            Reading::Gap(next) => {
+            Reading::Gap(next, why) => {
                 if next > from {
-                    hub.metrics
-                        .dropped_retention
-                        .inc_by(next.0.abs_diff(from.0));
+                    let lost = next.0.abs_diff(from.0);
+                    hub.metrics.dropped_lost(why).inc_by(lost);
                 }
                 self.fall_behind(&mut self.inner.lock(), partition, next);
                 true
