@@ -92,6 +92,9 @@ pub trait File: Send + Sync {
         let _ = (offset, len);
     }
 
+    /// A hint: what is read through this handle is read once, so it need not stay in memory.
+    fn read_once(&self) {}
+
     /// Fills `buffer` from `offset`; `UnexpectedEof` if the file ends before.
     fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
@@ -298,6 +301,12 @@ impl File for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn read_once(&self) {
+        // Pages that others use stay; ours are the first to go. Without support it changes
+        // nothing.
+        let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::NoReuse);
     }
 }
 

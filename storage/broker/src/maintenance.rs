@@ -41,6 +41,8 @@ async fn follow_events(core: Arc<Core>, mut events: mpsc::Receiver<LogEvent>) {
                 tracing::error!(?partition, %failure, "partition failed");
                 core.mark_failed(partition, failure.to_string());
             }
+            // The log has written it into its log and counted it; the rest of the segment is served.
+            Some(LogEvent::SegmentDamaged { .. }) => {}
             Some(LogEvent::ShardFailed { shard, failure }) => {
                 tracing::error!(shard, %failure, "I/O shard failed: it acknowledges nothing more");
             }

@@ -8,7 +8,7 @@ use mainstem_record::Offset;
 use crate::{
     dedupe::Dedupe,
     digest::{Digest, digest_of_chunks},
-    index_file::{self, Header},
+    index_file::{self, Header, Labelled},
     segment::Segment,
 };
 
@@ -87,6 +87,7 @@ impl Frozen {
         let (_, index) = state.open.as_ref()?;
         let (min_timestamp, max_timestamp) = index.time_range();
         let header = Header {
+            labelled: Labelled::NotYet,
             segment: self.segment.id,
             base: self.segment.base,
             end: self.end,

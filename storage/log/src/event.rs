@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use mainstem_record::{PartitionId, SegmentId};
+use mainstem_record::{Offset, PartitionId, SegmentId};
 
 /// How many events may wait for the owner. What does not fit is dropped; a wish to roll is told
 /// again at the next append, a failure is also told by [`crate::Log::health`].
@@ -26,6 +26,19 @@ pub enum LogEvent {
         shard: usize,
         /// Why.
         failure: ShardFailure,
+    },
+    /// The scrub has found damage in a sealed segment. The rest of it is served.
+    SegmentDamaged {
+        /// Which partition.
+        partition: PartitionId,
+        /// Its segment.
+        segment: SegmentId,
+        /// The file.
+        path: PathBuf,
+        /// Where the damaged chunk begins, in bytes.
+        position: u64,
+        /// The damaged offsets: the first, and the one after the last.
+        offsets: (Offset, Offset),
     },
     /// A partition can no longer be written.
     PartitionFailed {

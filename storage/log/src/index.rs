@@ -125,6 +125,14 @@ impl Index {
         self.entry_before(after)
     }
 
+    /// Position and offset of the last indexed batch at or before `position`.
+    pub(crate) fn by_position(&self, position: u64) -> (u64, Offset) {
+        let after = self
+            .entries
+            .partition_point(|entry| u64::from(entry.position) <= position);
+        self.entry_before(after)
+    }
+
     /// The offset of the first indexed batch after `position`.
     pub(crate) fn offset_after(&self, position: u64) -> Option<Offset> {
         let after = self

@@ -43,6 +43,7 @@ mod files;
 mod inbox;
 mod index;
 mod index_file;
+mod labels;
 mod log;
 mod metrics;
 mod options;
@@ -62,6 +63,7 @@ mod spec;
 mod syncer;
 mod transactions;
 mod trash;
+mod upkeep;
 pub mod verify;
 mod writer;
 
@@ -69,9 +71,10 @@ pub use append::{Ack, Append, AppendTicket, Appended, Qos2Id};
 pub use compact::{CompactError, CompactOptions, Compaction, Replacement};
 pub use error::{AppendError, FormatDamage, LogError, PartitionError, ReadError};
 pub use event::{EVENTS_MAX, LogEvent, PartitionFailure, RollReason, ShardFailure, ShardHealth};
+pub use labels::{Label, Labeller, Labels};
 pub use log::Log;
 pub use options::LogOptions;
-pub use partition::Partition;
+pub use partition::{Hits, Partition};
 pub use read::{Chunk, Read};
 pub use shared::Subscription;
 pub use spec::{

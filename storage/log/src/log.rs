@@ -3,8 +3,8 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
+    sync::{Arc, Weak},
 };
 
 use mainstem_env::{Env, Fs};
@@ -31,6 +31,7 @@ use crate::{
     space::SpaceAlarm,
     spec::PartitionSpec,
     trash,
+    upkeep::{self, ScrubState},
 };
 
 /// How many threads read files at the same time.
@@ -41,6 +42,9 @@ const READERS_MAX: usize = 64;
 pub struct Log {
     inner: Arc<Inner>,
 }
+
+/// A log that may be gone.
+pub(crate) struct WeakLog(Weak<Inner>);
 
 struct Inner {
     tools: Tools,
@@ -53,6 +57,7 @@ struct Inner {
     progress: Arc<Progress>,
     run_id: u128,
     closed: AtomicBool,
+    scrub: Arc<ScrubState>,
 }
 
 enum Entry {
@@ -128,6 +133,8 @@ impl Log {
         let (env, options) = (&tools.env, &tools.options);
         let run_id = u128::from_be_bytes(env.random_uuid());
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let scrub = ScrubState::load(&*env.fs, paths::scrub(&options.dir));
+        let scrub = Arc::new(scrub);
         let mut shards = Vec::with_capacity(options.shards);
         for shard in 0..options.shards {
             let health = Arc::new(Health::new(shard));
@@ -153,9 +160,34 @@ impl Log {
             progress: Arc::default(),
             run_id,
             closed: AtomicBool::new(false),
+            scrub,
         };
         let inner = Arc::new(inner);
+        let options = &inner.tools.options;
+        if options.labels.is_some() || options.scrub_bytes_per_second > 0 {
+            let log = WeakLog(Arc::downgrade(&inner));
+            let env = &inner.tools.env;
+            env.spawn("log-upkeep", upkeep::run(env.clone(), log));
+        }
         Ok((Self { inner }, receiver))
+    }
+
+    pub(crate) fn tools(&self) -> &Tools {
+        &self.inner.tools
+    }
+
+    pub(crate) fn scrub_state(&self) -> &Arc<ScrubState> {
+        &self.inner.scrub
+    }
+
+    /// Whether it was not closed.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.inner.closed.load(Ordering::Acquire)
+    }
+
+    /// Tells the owner, if it has room to listen.
+    pub(crate) fn tell(&self, event: LogEvent) {
+        let _ = self.inner.events.try_send(event);
     }
 
     /// Opens a partition: a new one is made, one that is there is recovered. Many may be opened at
@@ -377,6 +409,14 @@ impl Log {
             .await
             .ok_or(LogError::Closed)?
             .map_err(LogError::io(error_path))
+    }
+}
+
+// === impl WeakLog ===
+
+impl WeakLog {
+    pub(crate) fn upgrade(&self) -> Option<Log> {
+        self.0.upgrade().map(|inner| Log { inner })
     }
 }
 

@@ -23,6 +23,10 @@ pub(crate) struct Metrics {
     /// 1 while appends are refused for want of space.
     pub(crate) out_of_space: IntGauge,
     pub(crate) refused_no_space: IntCounter,
+    pub(crate) scrub_bytes: IntCounter,
+    pub(crate) scrub_damaged: IntCounter,
+    pub(crate) scrub_unreadable: IntCounter,
+    pub(crate) scrub_passes: IntCounter,
 }
 
 // === impl Metrics ===
@@ -87,6 +91,22 @@ impl Metrics {
                 "1 while appends are refused because the disk is nearly full",
             )?,
             refused_no_space: refused.with_label_values(&["no_space"]),
+            scrub_bytes: counter(
+                "mainstem_log_scrub_bytes_total",
+                "Bytes of sealed segments compared with their digests",
+            )?,
+            scrub_damaged: counter(
+                "mainstem_log_scrub_damaged_chunks_total",
+                "Chunks of sealed segments that the scrub found damaged",
+            )?,
+            scrub_unreadable: counter(
+                "mainstem_log_scrub_unreadable_chunks_total",
+                "Chunks of sealed segments that the scrub could not read",
+            )?,
+            scrub_passes: counter(
+                "mainstem_log_scrub_passes_total",
+                "Whole passes of the scrub over all sealed segments",
+            )?,
         })
     }
 }

@@ -1,6 +1,8 @@
 //! What the log is told at its start.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use crate::labels::Labels;
 
 /// How the log of a node is set up. [`LogOptions::new`] gives the defaults.
 #[derive(Debug, Clone)]
@@ -30,6 +32,14 @@ pub struct LogOptions {
     pub recovery_scan_bytes_max: u64,
     /// Files of sealed segments that stay open.
     pub open_files_max: usize,
+    /// Labels the records of partitions, so that [`crate::Partition::matching`] can look them up.
+    pub labels: Option<Arc<dyn Labels>>,
+    /// Smaller segments get no dictionary of labels: reading them is cheap.
+    pub dictionary_segment_bytes_min: u64,
+    /// How fast sealed segments are checked against their digests; 0 never.
+    pub scrub_bytes_per_second: u64,
+    /// How long after the end of one check of all segments the next one begins.
+    pub scrub_interval: Duration,
 }
 
 // === impl LogOptions ===
@@ -50,6 +60,10 @@ impl LogOptions {
             recovery_point_bytes: 32 << 20,
             recovery_scan_bytes_max: 512 << 20,
             open_files_max: 512,
+            labels: None,
+            dictionary_segment_bytes_min: 1 << 20,
+            scrub_bytes_per_second: 0,
+            scrub_interval: Duration::from_secs(7 * 24 * 60 * 60),
         }
     }
 }

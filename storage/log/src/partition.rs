@@ -2,6 +2,7 @@
 
 mod chain;
 mod estimate;
+mod matching;
 mod reads;
 mod replace;
 mod time;
@@ -26,6 +27,8 @@ use crate::{
     space::SpaceAlarm,
     spec::{Ends, PartitionSettings, ProducerSnapshot, SealInfo, SegmentInfo, SegmentSpec},
 };
+
+pub use matching::Hits;
 
 /// A partition of the log. Cheap to clone.
 #[derive(Clone)]
@@ -141,6 +144,36 @@ impl Partition {
     /// [`ReadError`]; a range that is damaged does not keep others from being read.
     pub async fn read(&self, read: Read) -> Result<Chunk, ReadError> {
         reads::read(&self.inner.shared, &self.inner.tools, read).await
+    }
+
+    /// The batches of the sealed segment that holds `from` whose records may have a label that
+    /// `matches` (see [`crate::Labels`]). `None` if reading everything is the way: there is no
+    /// dictionary, or too much matches.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`], [`ReadError::Removed`].
+    pub async fn matching(
+        &self,
+        from: Offset,
+        matches: impl FnMut(&[u8]) -> bool + Send + 'static,
+    ) -> Result<Option<Hits>, ReadError> {
+        matching::matching(&self.inner.shared, &self.inner.tools, from, matches).await
+    }
+
+    /// As [`Partition::read`], but only those of `hits` that have records from `from` on: at least
+    /// one, and up to `bytes_max` bytes. Each batch is a run of its own. What lies between them,
+    /// and up to [`Chunk::next`], has no record with a label that was looked for.
+    ///
+    /// # Errors
+    /// As [`Partition::read`].
+    pub async fn read_hits(
+        &self,
+        hits: &Hits,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Chunk, ReadError> {
+        let (shared, tools) = (&self.inner.shared, &self.inner.tools);
+        matching::read_hits(shared, tools, (hits, from), bytes_max).await
     }
 
     /// Wakes `notify` (`notify_one`) whenever the committed end or the log start has moved, or the

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <dir>/checkpoint                                         synced points
+//! <dir>/scrub                                              how far the scrub is
 //! <dir>/format                                             version; there once the rest is
 //! <dir>/clean-shutdown                                     there only after a clean stop
 //! <dir>/trash/<wall clock ms>-...                         what metadata did not name
@@ -41,6 +42,11 @@ pub(crate) fn checkpoint(dir: &Path) -> PathBuf {
 /// Where what nobody knows waits to be removed.
 pub(crate) fn trash(dir: &Path) -> PathBuf {
     dir.join("trash")
+}
+
+/// How far the scrub is.
+pub(crate) fn scrub(dir: &Path) -> PathBuf {
+    dir.join("scrub")
 }
 
 /// The file that tells the version of the format.

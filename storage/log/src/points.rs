@@ -21,7 +21,7 @@ use crate::{
     digest::{Digest, digest_of_chunks},
     files::delete_file,
     index::{Entry, Index},
-    index_file::{self, Header},
+    index_file::{self, Header, Labelled},
     options::LogOptions,
     paths,
     segment::Segment,
@@ -287,6 +287,7 @@ impl Draft {
         };
         let (min_timestamp, max_timestamp) = self.time_range;
         let header = Header {
+            labelled: Labelled::NotYet,
             segment: self.segment.id,
             base: self.segment.base,
             end: self.end,

@@ -3,7 +3,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
 };
 
 use mainstem_env::File;
@@ -11,8 +14,8 @@ use mainstem_record::{LeaderEpoch, Offset, SegmentId, TimestampMs};
 use parking_lot::RwLock;
 
 use crate::{
-    files::Files, index::Index, paths, read_ahead::ReadAhead, scan::BatchRule, spec::SegmentInfo,
-    spec::SegmentSpec,
+    files::Files, index::Index, index_file::Labelled, paths, read_ahead::ReadAhead,
+    scan::BatchRule, spec::SegmentInfo, spec::SegmentSpec,
 };
 
 /// One segment.
@@ -27,6 +30,8 @@ pub(crate) struct Segment {
     pub(crate) created_wall_ms: i64,
     /// Its file is gone or about to go: it must not stay open.
     pub(crate) dropped: AtomicBool,
+    /// A [`Labelled`].
+    labelled: AtomicU8,
     pub(crate) state: RwLock<SegmentState>,
     pub(crate) read_ahead: ReadAhead,
 }
@@ -69,6 +74,7 @@ impl Segment {
             path: paths::segment(dir, spec.base, spec.id),
             created_wall_ms,
             dropped: AtomicBool::new(false),
+            labelled: AtomicU8::new(Labelled::NotYet.to_byte()),
             state: RwLock::new(state),
             read_ahead: ReadAhead::default(),
         }
@@ -88,6 +94,20 @@ impl Segment {
         }
     }
 
+    /// Whether it has a dictionary of labels, once it is sealed.
+    pub(crate) fn labelled(&self) -> Labelled {
+        Labelled::from_byte(self.labelled.load(Ordering::Acquire)).unwrap_or(Labelled::NotYet)
+    }
+
+    pub(crate) fn set_labelled(&self, labelled: Labelled) {
+        self.labelled.store(labelled.to_byte(), Ordering::Release);
+    }
+
+    /// Whether its files are gone or about to go.
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Acquire)
+    }
+
     pub(crate) fn end(&self) -> Option<Offset> {
         self.state.read().end
     }
@@ -95,6 +115,11 @@ impl Segment {
     /// Where the batch that holds `offset` is to be looked for. May open files: blocks.
     pub(crate) fn locate_offset(&self, files: &Files, offset: Offset) -> io::Result<Located> {
         self.locate(files, |index| index.by_offset(offset))
+    }
+
+    /// Where to begin so as to reach the batch at `position`. May open files: blocks.
+    pub(crate) fn locate_position(&self, files: &Files, position: u64) -> io::Result<Located> {
+        self.locate(files, |index| index.by_position(position))
     }
 
     /// Where the first batch with a timestamp of at least `at_least`, and records from `offset`

@@ -21,7 +21,7 @@ use crate::{
     digest::{Digest, digest_of_chunks},
     files::delete_file,
     index::{Index, SEGMENT_BYTES_MAX},
-    index_file::{self, Header},
+    index_file::{self, Header, Labelled},
     log::expiry_ms,
     partition::Tools,
     paths,
@@ -128,6 +128,7 @@ impl Output {
         let end = self.spec.end.unwrap_or(self.spec.base);
         let (min_timestamp, max_timestamp) = self.index.time_range();
         let header = Header {
+            labelled: Labelled::NotYet,
             segment: self.spec.id,
             base: self.spec.base,
             end,

@@ -212,9 +212,11 @@ impl Producers {
         self.sweep_at = (self.map.len() * 2).clamp(SWEEP_AT_MIN, PRODUCERS_MAX);
     }
 
-    /// Appends the section of an index file.
+    /// Appends the section of an index file, in the order of the ids.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        for (id, producer) in &self.map {
+        let mut sorted: Vec<_> = self.map.iter().collect();
+        sorted.sort_unstable_by_key(|(id, _)| **id);
+        for (id, producer) in sorted {
             out.extend_from_slice(&id.0.to_le_bytes());
             out.extend_from_slice(&producer.epoch.0.to_le_bytes());
             out.extend_from_slice(&producer.last_seen_ms.to_le_bytes());

@@ -144,9 +144,11 @@ impl Qos2 {
         self.sweep_at = (self.map.len() * 2).clamp(SWEEP_AT_MIN, SESSIONS_MAX);
     }
 
-    /// Appends the section of an index file.
+    /// Appends the section of an index file, in the order of the sessions.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        for (id, session) in &self.map {
+        let mut sorted: Vec<_> = self.map.iter().collect();
+        sorted.sort_unstable_by_key(|(id, _)| **id);
+        for (id, session) in sorted {
             out.extend_from_slice(id);
             out.extend_from_slice(&session.epoch.to_le_bytes());
             out.extend_from_slice(&session.last_seen_ms.to_le_bytes());

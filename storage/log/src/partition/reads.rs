@@ -58,7 +58,7 @@ pub(super) async fn read(
 }
 
 /// The committed end, if `from` may be read.
-fn in_range(shared: &Shared, from: Offset) -> Result<Offset, ReadError> {
+pub(super) fn in_range(shared: &Shared, from: Offset) -> Result<Offset, ReadError> {
     let state = *shared.state.read();
     if state.status == Status::Removed {
         return Err(ReadError::Removed);

@@ -10,7 +10,7 @@ use crate::{
     dedupe::Dedupe,
     digest::digest_of_chunks,
     error::LogError,
-    index_file::{self, Contents, HEADER_PREFIX_BYTES, Header, INDEX_FILE_BYTES_MAX},
+    index_file::{self, Contents, HEADER_PREFIX_BYTES, Header, INDEX_FILE_BYTES_MAX, Labelled},
     paths,
     scan::{BatchRule, Scan, ScanOptions, read_range, scan},
     segment::{Segment, SegmentState},
@@ -44,6 +44,7 @@ pub(super) fn open(
             open: None,
         };
         let segment = Segment::new(dir, spec, header.created_wall_ms, state);
+        segment.set_labelled(header.labelled);
         return Ok(Arc::new(segment));
     }
     let mut dedupe = previous
@@ -155,6 +156,7 @@ fn rebuild(
     let chunks = scan.digest.chunks().unwrap_or_default();
     let (min_timestamp, max_timestamp) = scan.index.time_range();
     let header = Header {
+        labelled: Labelled::NotYet,
         segment: spec.id,
         base: spec.base,
         end: scan.next,

@@ -16,7 +16,12 @@ use super::{
     walk::{Expected, Step, Walk},
 };
 use crate::{
-    checkpoint, digest::CHUNK_BYTES, error::LogError, index_file::Contents, paths, scan::BatchRule,
+    checkpoint,
+    digest::CHUNK_BYTES,
+    error::LogError,
+    index_file::{self, Contents, Labelled},
+    paths,
+    scan::BatchRule,
 };
 
 /// Characters of a key that are shown.
@@ -221,6 +226,7 @@ impl Dumper<'_> {
             .number("max_timestamp", header.max_timestamp)
             .number("created", header.created_wall_ms)
             .text("digest", format_args!("{:032x}", header.digest))
+            .text("dictionary", format_args!("{:?}", header.labelled))
             .number("entries", as_i64(entries.len() as u64))
             .number("chunks", as_i64(chunks.len() as u64))
             .number("producers", as_i64(producers.len() as u64))
@@ -246,6 +252,7 @@ impl Dumper<'_> {
                 .number("max_timestamp_before", entry.max_before);
             self.show(&item)?;
         }
+        self.labels(path, contents)?;
         for (number, digest) in chunks.iter().enumerate() {
             let item = Item::new("chunk")
                 .number("position", as_i64(number as u64 * CHUNK_BYTES))
@@ -253,6 +260,38 @@ impl Dumper<'_> {
             self.show(&item)?;
         }
         Ok(())
+    }
+
+    fn labels(&mut self, path: &Path, contents: &Contents) -> io::Result<()> {
+        if contents.header.labelled != Labelled::Yes {
+            return Ok(());
+        }
+        let read = self
+            .fs
+            .open(path, OpenMode::Read)
+            .and_then(|file| index_file::read_labels(&*file));
+        let dictionary = match read {
+            Ok(Ok(Some(dictionary))) => dictionary,
+            Ok(_) => {
+                let reason = "unusable dictionary".to_owned();
+                return self.damage(&Finding::new(path, Problem::IndexFile { reason }));
+            }
+            Err(error) => return self.damage(&Finding::new(path, Problem::io(&error))),
+        };
+        let mut shown = Ok(());
+        // One that is malformed ends early; `verify` says so.
+        let _ = dictionary.list(|label, positions| {
+            if shown.is_err() {
+                return;
+            }
+            let item = Item::new("label");
+            let item = match label {
+                Some(label) => item.text("label", readable(label)),
+                None => item.field("label", Value::Null),
+            };
+            shown = self.show(&item.number("batches", as_i64(positions.len() as u64)));
+        });
+        shown
     }
 
     fn batches(

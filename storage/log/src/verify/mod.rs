@@ -26,6 +26,7 @@ use mainstem_record::{Offset, SegmentId};
 pub use dump::{DumpOptions, Item, Value, dump};
 pub use findings::{Finding, Problem, Severity, Summary};
 use layout::{Listing, PartitionDir, SegmentFiles};
+pub(crate) use segment::damaged_batches;
 
 use crate::{checkpoint, dir, error::LogError, paths};
 

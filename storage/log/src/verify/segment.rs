@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,7 +21,7 @@ use crate::{
     dedupe::Producers,
     digest::{CHUNK_BYTES, chunk_is},
     index::Entry,
-    index_file::{self, Contents, INDEX_FILE_BYTES_MAX},
+    index_file::{self, Contents, INDEX_FILE_BYTES_MAX, Labelled},
     paths,
     scan::BatchRule,
 };
@@ -84,7 +85,10 @@ impl Checker<'_> {
         let checked = if sealed {
             self.summary.sealed += 1;
             match self.index(&index_path, files) {
-                Some(contents) => self.sealed(&path, &*file, &contents),
+                Some(contents) => {
+                    self.dictionary(&index_path, &contents);
+                    self.sealed(&path, &*file, &contents)
+                }
                 None => self.unindexed(&path, &file, files, None),
             }
         } else {
@@ -117,6 +121,40 @@ impl Checker<'_> {
         };
         self.found(Finding::new(path, problem));
         None
+    }
+
+    /// The dictionary must be whole, and speak of batches that the segment can have.
+    fn dictionary(&mut self, path: &Path, contents: &Contents) {
+        if contents.header.labelled != Labelled::Yes {
+            return;
+        }
+        let read = self
+            .fs
+            .open(path, OpenMode::Read)
+            .and_then(|file| index_file::read_labels(&*file));
+        let problem = match read {
+            Ok(Ok(Some(dictionary))) => {
+                let mut within = true;
+                let listed = dictionary.list(|_, positions| {
+                    let last = positions.last().copied().map_or(0, u64::from);
+                    within &= positions.is_empty() || last < contents.header.bytes;
+                });
+                if listed.is_some() && within {
+                    return;
+                }
+                Problem::IndexFile {
+                    reason: "a dictionary of other batches".to_owned(),
+                }
+            }
+            Ok(Ok(None)) => Problem::IndexFile {
+                reason: "the dictionary is missing".to_owned(),
+            },
+            Ok(Err(error)) => Problem::IndexFile {
+                reason: error.to_string(),
+            },
+            Err(error) => Problem::io(&error),
+        };
+        self.found(Finding::new(path, problem));
     }
 
     /// A sealed segment: everything must be as its index file says.
@@ -355,6 +393,41 @@ impl Checker<'_> {
         self.summary.records += u64::try_from(header.record_count).unwrap_or_default();
         self.summary.bytes += header.size_bytes() as u64;
     }
+}
+
+/// The offsets of the damaged batches of a sealed segment that lie in these bytes, from the first
+/// to after the last; `None` if no batch there shows damage.
+pub(crate) fn damaged_batches(
+    file: &dyn File,
+    contents: &Contents,
+    bytes: Range<u64>,
+) -> Option<(Offset, Offset)> {
+    let header = &contents.header;
+    let expected = Expected {
+        base: header.base,
+        rule: Some(BatchRule::new(header.epoch, header.compacted_from)),
+        limit: file.len().ok()?.min(header.bytes),
+        entries: contents.index.entries(),
+    };
+    let (position, base) = contents.index.by_position(bytes.start);
+    let mut walk = Walk::from(file, expected, (position, base));
+    let mut damaged: Option<(Offset, Offset)> = None;
+    while walk.place().0 < bytes.end {
+        match walk.step().ok()? {
+            // A batch may begin before these bytes and be damaged in them.
+            Step::Bad { base, end, .. } => {
+                let first = damaged.map_or(base, |(first, _)| first);
+                let end_of_damage = end.unwrap_or(header.end);
+                damaged = Some((first, end_of_damage));
+                if end.is_none() {
+                    break;
+                }
+            }
+            Step::Batch { .. } => {}
+            Step::End => break,
+        }
+    }
+    damaged
 }
 
 /// The path of a segment's file of batches.

@@ -51,14 +51,23 @@ pub(super) enum Step {
 impl<'a> Walk<'a> {
     pub(super) fn new(file: &'a dyn File, expected: Expected<'a>) -> Self {
         let base = expected.base;
+        Self::from(file, expected, (0, base))
+    }
+
+    /// Begins at a batch whose position and offset are known.
+    pub(super) fn from(
+        file: &'a dyn File,
+        expected: Expected<'a>,
+        (position, next): (u64, Offset),
+    ) -> Self {
         let mut walk = Self {
             reader: BatchReader::new(file, expected.limit, WINDOW_BYTES),
             expected,
-            position: 0,
-            next: base,
+            position,
+            next,
             entry: 0,
         };
-        walk.go_to(0, base);
+        walk.go_to(position, next);
         walk
     }
 

@@ -7,13 +7,24 @@
 //! comes first and has a checksum of its own, so that a start reads the first few bytes only.
 //! Unknown tags are skipped: a newer version may add sections.
 
+mod labels;
+
+use std::io;
+
+use mainstem_env::File;
 use mainstem_record::{LeaderEpoch, Offset, SegmentId};
+
+pub(crate) use labels::{Dictionary, LabelsBuilder};
 
 use crate::{
     dedupe::{Dedupe, Fields, Producers, Qos2},
     digest::{Digest, digest_of_chunks},
     index::{Entry, Index},
+    scan::read_range,
 };
+
+/// Bytes of a section before its payload: tag and length.
+const SECTION_HEAD_BYTES: u64 = 12;
 
 const MAGIC: [u8; 4] = *b"MSIX";
 /// Version 1 had no digests of chunks; a file of it counts as none and is made again.
@@ -26,8 +37,12 @@ const TAG_PRODUCERS: u32 = 4;
 const TAG_QOS2: u32 = 5;
 // 6 was in files of version 1.
 const TAG_CHUNKS: u32 = 7;
+const TAG_LABELS: u32 = 8;
 
-const HEADER_BYTES: usize = 16 + 8 + 8 + 4 + 4 + 8 + 8 + 8 + 8 + 16 + 4;
+/// The largest dictionary that is written, or read back.
+pub(crate) const LABELS_BYTES_MAX: usize = 64 << 20;
+
+const HEADER_BYTES: usize = 1 + 16 + 8 + 8 + 4 + 4 + 8 + 8 + 8 + 8 + 16 + 4;
 
 /// Enough of the file to read the header from.
 pub(crate) const HEADER_PREFIX_BYTES: usize = 8 + 12 + HEADER_BYTES;
@@ -36,9 +51,21 @@ pub(crate) const HEADER_PREFIX_BYTES: usize = 8 + 12 + HEADER_BYTES;
 /// and full dedupe memories stays below it.
 pub(crate) const INDEX_FILE_BYTES_MAX: usize = 512 << 20;
 
+/// Whether a segment has a dictionary of its records' labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Labelled {
+    /// Nobody has tried to make one.
+    NotYet,
+    /// Yes.
+    Yes,
+    /// It would be too large, or there is nothing to put into it.
+    Never,
+}
+
 /// What the header section says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
+    pub(crate) labelled: Labelled,
     pub(crate) segment: SegmentId,
     pub(crate) base: Offset,
     pub(crate) end: Offset,
@@ -78,6 +105,28 @@ pub(crate) enum IndexFileError {
     Section(u32),
 }
 
+// === impl Labelled ===
+
+impl Labelled {
+    /// As in the file.
+    pub(crate) fn to_byte(self) -> u8 {
+        match self {
+            Self::NotYet => 0,
+            Self::Yes => 1,
+            Self::Never => 2,
+        }
+    }
+
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::NotYet),
+            1 => Some(Self::Yes),
+            2 => Some(Self::Never),
+            _ => None,
+        }
+    }
+}
+
 // === encoding ===
 
 pub(crate) fn encode(header: &Header, chunks: &[u128], index: &Index, dedupe: &Dedupe) -> Vec<u8> {
@@ -110,6 +159,7 @@ pub(crate) fn encode(header: &Header, chunks: &[u128], index: &Index, dedupe: &D
 
 fn encode_header(out: &mut Vec<u8>, header: &Header) {
     let start = out.len();
+    out.push(header.labelled.to_byte());
     out.extend_from_slice(header.segment.0.as_bytes());
     out.extend_from_slice(&header.base.0.to_le_bytes());
     out.extend_from_slice(&header.end.0.to_le_bytes());
@@ -137,7 +187,78 @@ fn section(out: &mut Vec<u8>, tag: u32, write: impl FnOnce(&mut Vec<u8>)) {
     }
 }
 
+/// The same file with the outcome of making its dictionary, `labels`.
+pub(crate) fn with_labels(file: &[u8], labels: Option<&[u8]>) -> Result<Vec<u8>, IndexFileError> {
+    let mut fields = checked(file)?;
+    let mut out = Vec::with_capacity(file.len() + labels.map_or(0, <[u8]>::len) + 64);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    while !fields.0.is_empty() {
+        let (tag, payload) = next_section(&mut fields)?;
+        match tag {
+            TAG_HEADER => {
+                let mut header = header(payload).ok_or(IndexFileError::Section(tag))?;
+                header.labelled = match labels {
+                    Some(_) => Labelled::Yes,
+                    None => Labelled::Never,
+                };
+                section(&mut out, tag, |out| encode_header(out, &header));
+            }
+            TAG_LABELS => {}
+            _ => section(&mut out, tag, |out| out.extend_from_slice(payload)),
+        }
+    }
+    if let Some(labels) = labels {
+        section(&mut out, TAG_LABELS, |out| out.extend_from_slice(labels));
+    }
+    let crc = crc32c::crc32c(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    Ok(out)
+}
+
 // === decoding ===
+
+/// The dictionary of a file, read without the rest of it. `None` if it has none. Blocks.
+pub(crate) fn read_labels(
+    file: &dyn File,
+) -> io::Result<Result<Option<Dictionary>, IndexFileError>> {
+    let len = file.len()?;
+    // Magic and version are known from the header of the segment.
+    let mut position = 8;
+    loop {
+        // The trailer has fewer bytes than a section's head.
+        let head = read_range(file, position, len.min(position + SECTION_HEAD_BYTES))?;
+        let mut fields = Fields(&head);
+        let (Some(tag), Some(length)) = (fields.u32(), fields.u64()) else {
+            return Ok(Ok(None));
+        };
+        let start = position + SECTION_HEAD_BYTES;
+        position = match start.checked_add(length).filter(|end| *end <= len) {
+            Some(end) => end,
+            None => return Ok(Err(IndexFileError::Truncated)),
+        };
+        if tag != TAG_LABELS {
+            continue;
+        }
+        if length > LABELS_BYTES_MAX as u64 {
+            return Ok(Err(IndexFileError::Section(tag)));
+        }
+        let payload = read_range(file, start, position)?;
+        let dictionary = Dictionary::open(payload);
+        return Ok(dictionary.map(Some).ok_or(IndexFileError::Section(tag)));
+    }
+}
+
+/// The sections of a file whose checksum is right.
+fn checked(file: &[u8]) -> Result<Fields<'_>, IndexFileError> {
+    let (body, trailer) = file
+        .split_last_chunk::<4>()
+        .ok_or(IndexFileError::Truncated)?;
+    if crc32c::crc32c(body) != u32::from_le_bytes(*trailer) {
+        return Err(IndexFileError::Crc);
+    }
+    open(body)
+}
 
 /// Reads the header from the first [`HEADER_PREFIX_BYTES`] of a file.
 pub(crate) fn decode_header(prefix: &[u8]) -> Result<Header, IndexFileError> {
@@ -155,13 +276,7 @@ pub(crate) fn decode(
     interval: u32,
     expiry_ms: i64,
 ) -> Result<Contents, IndexFileError> {
-    let (body, trailer) = file
-        .split_last_chunk::<4>()
-        .ok_or(IndexFileError::Truncated)?;
-    if crc32c::crc32c(body) != u32::from_le_bytes(*trailer) {
-        return Err(IndexFileError::Crc);
-    }
-    let mut fields = open(body)?;
+    let mut fields = checked(file)?;
     let mut found_header = None;
     let (mut offsets, mut times, mut chunks) = (&[][..], &[][..], &[][..]);
     let mut dedupe = Dedupe::new(expiry_ms);
@@ -173,6 +288,8 @@ pub(crate) fn decode(
             TAG_OFFSETS => offsets = payload,
             TAG_TIMES => times = payload,
             TAG_CHUNKS => chunks = payload,
+            // Read by itself when it is wanted.
+            TAG_LABELS => {}
             TAG_PRODUCERS => {
                 dedupe.producers = Producers::decode(payload, expiry_ms).ok_or(bad)?;
             }
@@ -222,7 +339,9 @@ fn header(payload: &[u8]) -> Option<Header> {
         return None;
     }
     let mut fields = Fields(body);
+    let labelled = Labelled::from_byte(fields.u8()?)?;
     Some(Header {
+        labelled,
         segment: SegmentId(uuid::Uuid::from_bytes(fields.take()?)),
         base: Offset(fields.i64()?),
         end: Offset(fields.i64()?),
@@ -278,84 +397,4 @@ fn entries(offsets: &[u8], times: &[u8]) -> Option<Vec<Entry>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::digest::CHUNK_BYTES;
-
-    const CHUNKS: [u128; 3] = [1 << 99, 7, 8];
-
-    fn sample(count: u32) -> (Header, Index, Dedupe) {
-        let header = Header {
-            segment: SegmentId(uuid::Uuid::from_u128(5)),
-            base: Offset(100),
-            end: Offset(900),
-            epoch: LeaderEpoch(3),
-            compacted_from: Some(LeaderEpoch(2)),
-            bytes: 2 * CHUNK_BYTES + 77,
-            min_timestamp: -1,
-            max_timestamp: 55,
-            created_wall_ms: 9,
-            digest: digest_of_chunks(&CHUNKS),
-        };
-        let entries = (0..count)
-            .map(|i| Entry {
-                offset: i * 3,
-                position: i * 5000,
-                max_before: i64::from(i) - 1,
-            })
-            .collect();
-        let index = Index::from_parts(Offset(100), 4096, entries, (-1, 55));
-        (header, index, Dedupe::new(10))
-    }
-
-    #[test]
-    fn file_round_trips_and_skips_unknown_sections() {
-        let (header, index, dedupe) = sample(9);
-        let file = encode(&header, &CHUNKS, &index, &dedupe);
-        let mut longer = file[..file.len() - 4].to_vec();
-        section(&mut longer, 4711, |out| out.extend_from_slice(b"new"));
-        let crc = crc32c::crc32c(&longer);
-        longer.extend_from_slice(&crc.to_le_bytes());
-        for bytes in [file, longer] {
-            assert_eq!(decode_header(&bytes[..HEADER_PREFIX_BYTES]), Ok(header));
-            let contents = decode(&bytes, 4096, 10).expect("decodes");
-            assert_eq!(contents.header, header);
-            assert_eq!(contents.index, index);
-            assert_eq!(contents.digest.chunks(), Some(CHUNKS.to_vec()));
-            assert_eq!(contents.dedupe, dedupe);
-        }
-    }
-
-    #[test]
-    fn chunks_must_be_those_of_the_header() {
-        let (header, index, dedupe) = sample(2);
-        for chunks in [&CHUNKS[..2], &[1, 2, 3], &[]] {
-            let file = encode(&header, chunks, &index, &dedupe);
-            let error = decode(&file, 4096, 10).expect_err("of something else");
-            assert_eq!(error, IndexFileError::Section(TAG_CHUNKS));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_flipped_bit_is_found(count in 0u32..20, at in any::<prop::sample::Index>(), bit in 0u8..8) {
-            let (header, index, dedupe) = sample(count);
-            let mut file = encode(&header, &CHUNKS, &index, &dedupe);
-            let at = at.index(file.len());
-            file[at] ^= 1 << bit;
-            prop_assert!(decode(&file, 4096, 10).is_err());
-        }
-
-        #[test]
-        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let mut file = b"MSIX\x02\0\0\0".to_vec();
-            file.extend_from_slice(&bytes);
-            let _ = decode_header(&file);
-            let crc = crc32c::crc32c(&file);
-            file.extend_from_slice(&crc.to_le_bytes());
-            let _ = decode(&file, 4096, 10);
-        }
-    }
-}
+mod tests;
