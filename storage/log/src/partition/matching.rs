@@ -155,8 +155,15 @@ impl Hits {
         let mut chunk = Chunk::empty(self.end);
         chunk.from_cache = false;
         for position in self.positions.get(behind..).unwrap_or_default() {
-            let Some(batch) = walk.batch(files, &mut reader, (u64::from(*position), from))? else {
-                continue;
+            let batch = match walk.batch(files, &mut reader, (u64::from(*position), from)) {
+                Ok(Some(batch)) => batch,
+                Ok(None) => continue,
+                // First what lies before the damage, then the damage itself.
+                Err(ReadError::Damaged { base, .. }) if base > from => {
+                    chunk.next = base;
+                    return Ok(chunk);
+                }
+                Err(error) => return Err(error),
             };
             let full = chunk.bytes > 0 && chunk.bytes + batch.len() > bytes_max;
             if full {

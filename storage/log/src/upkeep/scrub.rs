@@ -142,6 +142,9 @@ impl Log {
     pub async fn scrub(&self) -> usize {
         let (tools, state) = (self.tools(), self.scrub_state());
         let (mut damaged, mut unsaved) = (0, 0);
+        if !self.is_open() {
+            return 0;
+        }
         let mut partitions = self.partitions();
         partitions.sort_unstable_by_key(|partition| partition.id());
         for partition in partitions {
