@@ -29,6 +29,8 @@ ROUNDS = 200
 RECORDS = 400
 # Everything is read again from its beginning in every so many rounds.
 FULL_EVERY = 20
+# Of every so many killed nodes the directory is verified before the next start.
+VERIFY_EVERY = 10
 
 
 def read(broker, log):
@@ -139,6 +141,8 @@ class Drill:
     def kill_and_start(self):
         self.broker.kill()
         self.kills += 1
+        if self.kills % VERIFY_EVERY == 1:
+            self.broker.verify()
         let_pass(self.random.uniform(0, 0.3), "the time until the restart is random")
         self.broker.start()
 

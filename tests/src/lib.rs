@@ -14,6 +14,7 @@ pub mod kafka;
 pub mod mqtt;
 mod node;
 mod random;
+pub mod trace;
 mod wait;
 pub mod websocket;
 

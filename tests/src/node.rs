@@ -34,6 +34,9 @@ pub struct NodeOptions {
     pub settings: Vec<(String, String)>,
     /// Where its data is; without it a temporary directory.
     pub data_dir: Option<PathBuf>,
+    /// A program that runs it, with its arguments. It must become the node or stay out of the way:
+    /// the child's process id is taken for the node's.
+    pub runner: Vec<String>,
 }
 
 /// A node that runs, until it is dropped.
@@ -85,7 +88,10 @@ pub fn binary() -> PathBuf {
 
 /// A command of the binary without the environment's `MAINSTEM_…`, which would configure it.
 fn command() -> Command {
-    let mut command = Command::new(binary());
+    without_settings(Command::new(binary()))
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MAINSTEM_")) {
         command.env_remove(name);
     }
@@ -171,7 +177,7 @@ impl Node {
             .collect();
         Self::start_with(NodeOptions {
             settings,
-            data_dir: None,
+            ..NodeOptions::default()
         })
     }
 
@@ -205,7 +211,14 @@ impl Node {
             .append(true)
             .open(self.log_path())
             .expect("its log");
-        let mut command = command();
+        let mut command = match self.options.runner.split_first() {
+            None => command(),
+            Some((program, arguments)) => {
+                let mut command = without_settings(Command::new(program));
+                command.args(arguments).arg(binary());
+                command
+            }
+        };
         command.args(self.arguments());
         command.stdin(Stdio::null()).stderr(log);
         command.stdout(File::create(&banner).expect("a file for its banner"));

@@ -152,7 +152,7 @@ fn a_listener_that_others_can_reach_needs_insecure() {
 fn insecure_says_so_loudly() {
     let node = Node::start_with(NodeOptions {
         settings: vec![("insecure".to_owned(), "true".to_owned())],
-        data_dir: None,
+        ..NodeOptions::default()
     });
     assert!(node.banner().contains("WARNING"), "{}", node.banner());
     assert!(node.log().contains("WARN"), "{}", node.log());

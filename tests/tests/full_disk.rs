@@ -74,6 +74,7 @@ fn options(disk: &SmallDisk) -> NodeOptions {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .to_vec(),
         data_dir: Some(disk.path().join("data")),
+        ..NodeOptions::default()
     }
 }
 

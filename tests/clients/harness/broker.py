@@ -16,6 +16,7 @@ from .wait import until
 
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 30.0
+VERIFY_LIMIT_S = 120.0
 # Outside the kernel's ephemeral range: a client that reconnects while its broker is down could
 # otherwise be given the broker's own port as its local one.
 FIXED_PORTS = range(12000, 30000)
@@ -143,6 +144,12 @@ class Broker:
         self.process.kill()
         self.process.wait(STOP_LIMIT_S)
         self.process = None
+
+    def verify(self):
+        """`mainstem log verify` of its directory; what a killed node leaves is no damage."""
+        command = [binary(), "log", "verify", str(self.data_dir)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=VERIFY_LIMIT_S)
+        assert done.returncode == 0, f"exit code {done.returncode}:\n{done.stdout}{done.stderr}"
 
     def restart(self):
         """A clean restart on the same data and the same ports."""
