@@ -2,8 +2,12 @@
 
 use crate::{
     table::section,
-    value::{int_from, ints, long_from},
+    value::{Allowed, int_from, ints, long_from},
 };
+
+fn is_rate(text: &str) -> bool {
+    text.parse().is_ok_and(|rate: f64| rate >= 1.0)
+}
 
 section! {
     /// What concerns the segment log of this node.
@@ -28,10 +32,18 @@ section! {
         /// Bytes that one compressed batch may grow to when it is read; more is refused.
         "mainstem.decompressed.batch.max.bytes" => decompressed_batch_bytes_max: usize = 134_217_728,
             Int, int_from(65_536);
-        /// Kept for tools: has no effect yet because the files of a deleted segment are removed at
-        /// once. Milliseconds that they are to be kept; also the default of the topic config
-        /// `file.delete.delay.ms`.
+        /// Milliseconds that the files of a segment stay after it was deleted or compacted, for those
+        /// who still read them; the default of the topic config `file.delete.delay.ms`.
         "log.segment.delete.delay.ms" => file_delete_delay_ms: u64 = 60_000, Long, long_from(0);
+        /// Bytes of memory for the keys of one compaction, 24 for each. If they do not suffice, less
+        /// is compacted at a time.
+        "log.cleaner.dedupe.buffer.size" => cleaner_dedupe_buffer_bytes: usize = 134_217_728, Long,
+            long_from(1_048_576);
+        /// The most bytes per second that compaction reads and writes together.
+        "log.cleaner.io.max.bytes.per.second" => cleaner_io_bytes_per_second: f64 = f64::MAX, Double,
+            Allowed::Matching(is_rate, "a number of 1 or more");
+        /// Milliseconds that compaction waits when there is nothing to do.
+        "log.cleaner.backoff.ms" => cleaner_backoff_ms: u64 = 15_000, Long, long_from(1);
     }
     also {}
 }

@@ -98,9 +98,8 @@ macro_rules! topic_table {
 const NO_REMOTE: &str = "segments in object storage are not built yet";
 
 topic_table! {
-    /// What retention does with old records: `delete` them by age and size, `compact` them to the
-    /// last one of each key, or both. Compaction is not built yet: `compact` alone keeps every record,
-    /// with `delete` it adds nothing.
+    /// What becomes of old records: `delete` removes them by age and size, `compact` keeps the last one
+    /// of each key; or both.
     "cleanup.policy" / Some("log.cleanup.policy") => cleanup: CleanupPolicy = CleanupPolicy::DELETE,
         List, Allowed::Any("delete, compact or compact,delete");
     /// Milliseconds that a record is kept; -1: no limit.
@@ -113,8 +112,7 @@ topic_table! {
         int_from(16_384);
     /// Milliseconds after which a segment is sealed although it is not full.
     "segment.ms" / Some("log.roll.ms") => segment_ms: i64 = 604_800_000, Long, long_from(1);
-    /// Kept for tools: has no effect yet because `segment.ms` is used as it is.
-    /// Milliseconds, random up to this, by which that is to be shortened.
+    /// Milliseconds, random up to this for each segment, by which that is shortened.
     "segment.jitter.ms" / Some("log.roll.jitter.ms") => segment_jitter_ms: i64 = 0, Long, long_from(0);
     /// Bytes of the largest record batch that is accepted, after compression.
     "max.message.bytes" / Some("message.max.bytes") => max_message_bytes: i32 = 1_048_588, Int,
@@ -147,24 +145,21 @@ topic_table! {
     /// Replicas that must have a record before acks=all is answered.
     "min.insync.replicas" / Some("min.insync.replicas") => min_insync_replicas: i32 = 1, Int,
         int_from(1);
-    /// Kept for tools: has no effect yet because compaction is not built. Milliseconds that it is
-    /// to keep a tombstone.
+    /// Milliseconds that compaction keeps a tombstone after it has first met it.
     "delete.retention.ms" / Some("log.cleaner.delete.retention.ms") => delete_retention_ms: i64 =
         86_400_000, Long, long_from(0);
-    /// Kept for tools: has no effect yet because compaction is not built. The share of not yet
-    /// compacted bytes from which on a partition is to be compacted.
+    /// The share of not yet compacted bytes above which a partition is compacted.
     "min.cleanable.dirty.ratio" / Some("log.cleaner.min.cleanable.ratio") => min_cleanable_dirty_ratio:
         f64 = 0.5, Double, Allowed::Ratio;
-    /// Kept for tools: has no effect yet because compaction is not built. Milliseconds that it is
-    /// to leave a record alone.
+    /// Milliseconds that compaction leaves a record alone.
     "min.compaction.lag.ms" / Some("log.cleaner.min.compaction.lag.ms") => min_compaction_lag_ms: i64 =
         0, Long, long_from(0);
-    /// Kept for tools: has no effect yet because compaction is not built. Milliseconds after which
-    /// a record is to be compacted at the latest.
+    /// Milliseconds after which a record can be compacted at the latest, however few there are; the
+    /// segment that holds it is sealed by then.
     "max.compaction.lag.ms" / Some("log.cleaner.max.compaction.lag.ms") => max_compaction_lag_ms: i64 =
         i64::MAX, Long, long_from(1);
-    /// Kept for tools: has no effect yet because the files of a deleted segment are removed at
-    /// once. Milliseconds that they are to be kept.
+    /// Milliseconds that the files of a segment stay after it was deleted or compacted, for those who
+    /// still read them.
     "file.delete.delay.ms" / Some("log.segment.delete.delay.ms") => file_delete_delay_ms: u64 = 60_000,
         Long, long_from(0);
     /// When acknowledged records are on the disk: `always` before the acknowledgement, `interval`

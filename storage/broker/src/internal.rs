@@ -23,6 +23,10 @@ use crate::{
 /// How much is read from the log at once during replay.
 const REPLAY_READ_BYTES: usize = 1 << 20;
 
+/// The segments of internal topics, in bytes. What is not sealed is not compacted and must be replayed
+/// at a start, so they are smaller than those of others (Kafka: 100 MiB).
+const SEGMENT_BYTES: u64 = 32 << 20;
+
 /// A key and its value; no value forgets the key.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyValue {
@@ -55,7 +59,11 @@ impl InternalTopic {
         name: &'static str,
         partitions: i32,
     ) -> Result<Self, BrokerError> {
-        let configs = BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]);
+        let segment_bytes = SEGMENT_BYTES.to_string();
+        let configs = BTreeMap::from([
+            ("cleanup.policy".to_owned(), "compact".to_owned()),
+            ("segment.bytes".to_owned(), segment_bytes),
+        ]);
         let new = NewTopic {
             name: name.to_owned(),
             partitions,

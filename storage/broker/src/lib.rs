@@ -59,7 +59,7 @@ impl Broker {
         let (core, events) = Core::start(deps).await?;
         let groups = Groups::start(&core).await?;
         let mqtt = Mqtt::start(&core).await?;
-        maintenance::start(&core, events);
+        maintenance::start(&core, events)?;
         metrics::start(&core, &groups)?;
         Ok(Self { core, groups, mqtt })
     }

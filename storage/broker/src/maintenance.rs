@@ -1,23 +1,39 @@
-//! Background work on the log: rolls that the log asks for, rolls by age, retention.
+//! Background work on the log: rolls that the log asks for, rolls by age, retention, compaction.
 //!
 //! Each change of a chain of segments is a metadata command first; the files follow.
 
+mod cleaner;
+mod metrics;
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
+use mainstem_config::TopicConfig;
 use mainstem_log::{LogEvent, Partition, SegmentInfo};
 use mainstem_metadata::{Command, Topic, TopicOrigin};
 use mainstem_record::{Offset, PartitionId, PartitionIndex, SegmentId};
 use tokio::sync::mpsc;
 
+use self::{
+    cleaner::{Cleaner, newest_ms},
+    metrics::CleanerMetrics,
+};
 use crate::core::Core;
 
 /// How often segments are looked at for their age; retention has its own, configured interval.
 const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-pub(crate) fn start(core: &Arc<Core>, events: mpsc::Receiver<LogEvent>) {
+pub(crate) fn start(
+    core: &Arc<Core>,
+    events: mpsc::Receiver<LogEvent>,
+) -> Result<(), prometheus::Error> {
+    let cleaner = Cleaner::new(core, CleanerMetrics::register(&core.registry)?);
     core.spawn("log events", follow_events(core.clone(), events));
     core.spawn("retention", keep_retention(core.clone()));
     core.spawn("segment age", keep_age(core.clone()));
+    core.spawn("cleaner", cleaner.run());
+    Ok(())
 }
 
 async fn follow_events(core: Arc<Core>, mut events: mpsc::Receiver<LogEvent>) {
@@ -59,12 +75,12 @@ async fn keep_age(core: Arc<Core>) {
             let Some(topic) = image.topic_by_id(partition.id().topic) else {
                 continue;
             };
-            let segment_ms = core.topic_config(topic).segment_ms;
+            let config = core.topic_config(topic);
             let now = core.env.wall_ms();
             let old = partition.segments().into_iter().find(|segment| {
                 segment.end.is_none()
                     && segment.bytes > 0
-                    && now.saturating_sub(segment.created_wall_ms) >= segment_ms
+                    && now.saturating_sub(segment.created_wall_ms) >= age_max_ms(&config, segment)
             });
             if let Some(segment) = old {
                 // A refusal is logged and tried again at the next check.
@@ -72,6 +88,20 @@ async fn keep_age(core: Arc<Core>) {
             }
         }
     }
+}
+
+/// The age, in milliseconds, at which an active segment is rolled: `segment.ms`, less a jitter that is
+/// the segment's own, and early enough for its records to be compacted in time.
+fn age_max_ms(config: &TopicConfig, segment: &SegmentInfo) -> i64 {
+    let mut age_max_ms = config.segment_ms;
+    if config.cleanup.compact {
+        age_max_ms = age_max_ms.min(config.max_compaction_lag_ms);
+    }
+    let jitter_max = config.segment_jitter_ms.min(age_max_ms).max(0);
+    // Ids are random.
+    let (_, dice) = segment.id.0.as_u64_pair();
+    let jitter = dice % (jitter_max.unsigned_abs() + 1);
+    age_max_ms.saturating_sub_unsigned(jitter)
 }
 
 async fn keep_retention(core: Arc<Core>) {
@@ -89,6 +119,13 @@ async fn wait(core: &Core, interval: Duration) -> bool {
     }
 }
 
+/// Whether time has passed all records of a segment.
+fn is_too_old(config: &TopicConfig, segment: &SegmentInfo, now_ms: i64) -> bool {
+    config.cleanup.delete
+        && config.retention_ms >= 0
+        && now_ms.saturating_sub(newest_ms(segment)) > config.retention_ms
+}
+
 // === impl Core ===
 
 impl Core {
@@ -99,6 +136,7 @@ impl Core {
             let Some(topic) = image.topic_by_id(partition.id().topic) else {
                 continue;
             };
+            self.roll_expired(topic, &partition).await;
             let expired = self.expired(topic, &partition);
             self.drop_prefix(&partition, &expired).await;
         }
@@ -120,14 +158,7 @@ impl Core {
         let mut expired = Vec::new();
         for segment in segments {
             let Some(end) = segment.end else { break };
-            // Records without a timestamp are as old as their segment here.
-            let newest = match segment.max_timestamp.0 {
-                timestamp if timestamp >= 0 => timestamp,
-                _ => segment.created_wall_ms,
-            };
-            let too_old = config.cleanup.delete
-                && config.retention_ms >= 0
-                && now.saturating_sub(newest) > config.retention_ms;
+            let too_old = is_too_old(&config, &segment, now);
             let too_much = excess >= segment.bytes && excess > 0;
             if !(end <= log_start || too_old || too_much) {
                 break;
@@ -136,6 +167,19 @@ impl Core {
             expired.push(segment);
         }
         expired
+    }
+
+    /// Seals an active segment of which every record is too old, so that it can go.
+    async fn roll_expired(&self, topic: &Topic, partition: &Partition) {
+        let config = self.topic_config(topic);
+        let now = self.env.wall_ms();
+        let segments = partition.segments();
+        let old = segments.iter().all(|s| is_too_old(&config, s, now));
+        let active = segments.last().filter(|s| s.end.is_none() && s.bytes > 0);
+        if let Some(active) = active.filter(|_| old) {
+            // A refusal is logged and tried again at the next check.
+            let _ = self.roll(partition.id(), active.id).await;
+        }
     }
 
     async fn drop_prefix(&self, partition: &Partition, prefix: &[SegmentInfo]) {
@@ -238,6 +282,7 @@ impl Core {
         let image = self.image();
         for partition in self.log.partitions() {
             if let Some(topic) = image.topic_by_id(partition.id().topic) {
+                partition.delete_files_after(self.delete_delay(topic));
                 partition
                     .update_settings(self.partition_settings(topic))
                     .await;

@@ -246,10 +246,19 @@ impl Core {
             return;
         };
         let spec = self.partition_spec(topic, id, record);
-        if let Err(error) = self.log.open_partition(spec).await {
-            tracing::error!(topic = %topic.name, partition = index.0, %error, "partition failed");
-            self.mark_failed(id, error.to_string());
+        match self.log.open_partition(spec).await {
+            Ok(partition) => partition.delete_files_after(self.delete_delay(topic)),
+            Err(error) => {
+                let topic = &topic.name;
+                tracing::error!(%topic, partition = index.0, %error, "partition failed");
+                self.mark_failed(id, error.to_string());
+            }
         }
+    }
+
+    /// How long the files of a topic's segments stay that are gone.
+    pub(crate) fn delete_delay(&self, topic: &Topic) -> Duration {
+        Duration::from_millis(self.topic_config(topic).file_delete_delay_ms)
     }
 
     fn partition_spec(

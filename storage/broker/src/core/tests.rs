@@ -70,14 +70,14 @@ async fn put(partition: &Partition) -> Offset {
     ticket.await.expect("appended").base_offset
 }
 
-fn active(core: &Core, id: PartitionId) -> SegmentId {
+pub(crate) fn active(core: &Core, id: PartitionId) -> SegmentId {
     let image = core.image();
     let record = image.partition(id).expect("known");
     record.active().expect("an active segment").id
 }
 
 /// What metadata says of the chain is what the log has.
-fn assert_same_chain(core: &Core, id: PartitionId, partition: &Partition) {
+pub(crate) fn assert_same_chain(core: &Core, id: PartitionId, partition: &Partition) {
     let image = core.image();
     let segments = image.partition(id).expect("known").segments.iter();
     let known: Vec<_> = segments.map(|s| (s.id, s.base, s.end)).collect();

@@ -97,7 +97,6 @@ impl Life {
     async fn start(dir: &Path, metadata: &Metadata, config: &Arc<Config>) -> Self {
         let registry = prometheus::Registry::new();
         let options = LogOptions {
-            dir: dir.join("log"),
             shards: 1,
             tail_cache_bytes: 1 << 20,
             shard_inflight_bytes_max: 1 << 22,
@@ -107,6 +106,7 @@ impl Life {
             producer_expiry: Duration::from_secs(3600),
             decompressed_bytes_max: 1 << 20,
             open_files_max: 64,
+            ..LogOptions::new(dir.join("log"))
         };
         let (log, log_events) = Log::start(Env::real(), options, &registry)
             .await
