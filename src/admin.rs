@@ -94,7 +94,14 @@ async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Respons
 async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
     let reasons = admin.broker.readiness();
     if reasons.is_empty() {
-        return "ready\n".into_response();
+        // A node that serves all but some partitions must not be taken out of service for them.
+        let mut text = "ready\n".to_owned();
+        for degraded in admin.broker.degraded() {
+            text.push_str("degraded: ");
+            text.push_str(&degraded);
+            text.push('\n');
+        }
+        return text.into_response();
     }
     (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response()
 }

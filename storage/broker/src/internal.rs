@@ -4,7 +4,10 @@
 //! partition is the coordinator of its keys, appends what must survive, and rebuilds its state by
 //! replay.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use mainstem_log::{Ack, Append, AppendError, AppendTicket, Partition, Read};
@@ -13,6 +16,7 @@ use mainstem_record::{
     Batches, EncodedRecord, Offset, PartitionId, PartitionIndex, TimestampMs, TopicId,
     partition_for_key, records,
 };
+use parking_lot::RwLock;
 
 use crate::{
     core::{BrokerError, Core},
@@ -48,6 +52,8 @@ pub(crate) struct InternalTopic {
     name: &'static str,
     id: TopicId,
     partitions: i32,
+    /// Those that could not be read back: nothing is known of their keys.
+    broken: Arc<RwLock<BTreeSet<PartitionIndex>>>,
 }
 
 // === impl InternalTopic ===
@@ -83,16 +89,24 @@ impl InternalTopic {
             name,
             id: topic.id,
             partitions,
+            broken: Arc::default(),
         })
-    }
-
-    pub(crate) fn partition_count(&self) -> i32 {
-        self.partitions
     }
 
     /// Where a key's records live.
     pub(crate) fn partition_of(&self, hash_key: &[u8]) -> PartitionIndex {
         partition_for_key(hash_key, self.partitions)
+    }
+
+    /// Whether the state of a key is known: its partition was read back.
+    pub(crate) fn serves(&self, hash_key: &[u8]) -> bool {
+        let broken = self.broken.read();
+        broken.is_empty() || !broken.contains(&self.partition_of(hash_key))
+    }
+
+    /// Whether all partitions were read back.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.broken.read().is_empty()
     }
 
     fn partition(&self, index: PartitionIndex) -> Result<Partition, ErrorCode> {
@@ -142,12 +156,29 @@ impl InternalTopic {
             .map_err(|error| code_of(&error))
     }
 
-    /// Gives every committed record of a partition to `each`, in order. Returns the end.
-    pub(crate) async fn replay(
+    /// Gives every committed record of every partition to `each`, in the order of the partition. One
+    /// that cannot be read to its end fails: nothing is served of its keys, so that what was kept of
+    /// them is not taken for gone; the rest of the node serves.
+    pub(crate) async fn replay(&self, each: &mut (dyn FnMut(ReplayRecord<'_>) + Send)) {
+        for index in (0..self.partitions).map(PartitionIndex) {
+            let Err(error) = self.replay_partition(index, each).await else {
+                continue;
+            };
+            tracing::error!(%error, "the coordinator of a partition does not serve");
+            self.broken.write().insert(index);
+            let id = PartitionId {
+                topic: self.id,
+                index,
+            };
+            self.core.mark_failed(id, error.to_string());
+        }
+    }
+
+    async fn replay_partition(
         &self,
         index: PartitionIndex,
         each: &mut (dyn FnMut(ReplayRecord<'_>) + Send),
-    ) -> Result<Offset, BrokerError> {
+    ) -> Result<(), BrokerError> {
         let partition = self
             .partition(index)
             .map_err(|code| BrokerError::Internal {
@@ -175,7 +206,7 @@ impl InternalTopic {
             }
             from = chunk.next;
         }
-        Ok(ends.committed_end)
+        Ok(())
     }
 
     fn replay_batch(

@@ -69,6 +69,11 @@ impl Broker {
         self.core.readiness()
     }
 
+    /// What does not work while the rest serves, for people: partitions that have failed.
+    pub fn degraded(&self) -> Vec<String> {
+        self.core.degraded()
+    }
+
     /// Ends the coordinators and the background work. The log and the metadata are closed by
     /// whoever started them, after this.
     pub async fn close(&self) {

@@ -108,6 +108,9 @@ async fn keep_retention(core: Arc<Core>) {
     let interval = Duration::from_millis(core.config.storage.retention_check_ms);
     while wait(&core, interval).await {
         core.apply_retention().await;
+        if let Err(error) = core.log.empty_trash().await {
+            tracing::warn!(%error, "what was moved aside is not removed");
+        }
     }
 }
 

@@ -28,6 +28,9 @@ use crate::{error_code::ErrorCode, offsets::ProducerIds};
 /// How many partitions are opened or sealed at once at start.
 pub(crate) const PARTITIONS_AT_ONCE: usize = 16;
 
+/// How many failed partitions are named where people look.
+const DEGRADED_MAX: usize = 100;
+
 /// What a broker is started with.
 pub struct BrokerDeps {
     /// The outside world.
@@ -316,6 +319,23 @@ impl Core {
             reasons.push("stopping".to_owned());
         }
         reasons
+    }
+
+    /// What does not work while the rest serves: partitions that have failed, with the reason, the
+    /// first [`DEGRADED_MAX`] of them.
+    pub(crate) fn degraded(&self) -> Vec<String> {
+        let image = self.image();
+        let failed = self.failed.read();
+        let mut all: Vec<String> = failed
+            .iter()
+            .map(|(id, reason)| match image.topic_by_id(id.topic) {
+                Some(topic) => format!("partition {}-{}: {reason}", topic.name, id.index.0),
+                None => format!("partition {id}: {reason}"),
+            })
+            .collect();
+        all.sort();
+        all.truncate(DEGRADED_MAX);
+        all
     }
 
     /// Stops the background tasks and waits for them, at most `limit`.

@@ -13,6 +13,9 @@ use mainstem_record::{PartitionId, SegmentId};
 use super::{BrokerError, Core, PARTITIONS_AT_ONCE, segment_spec};
 use crate::error_code::ErrorCode;
 
+/// How many partitions are sealed, or go on in their next segment, at the same time.
+const SEALS_AT_ONCE: usize = 64;
+
 impl Core {
     /// Seals the active segment of a partition and opens the next one. Does nothing if `segment` is
     /// no longer the active one.
@@ -66,8 +69,12 @@ impl Core {
 
     async fn roll_group(&self, group: Vec<(Partition, SegmentRecord)>) -> Result<(), BrokerError> {
         let mut frozen = Vec::new();
-        for (partition, active) in group {
-            match partition.seal_begin().await {
+        let begun = self.all_at_once("seal", group, |partition, active| async move {
+            let begun = partition.seal_begin().await;
+            (partition, active, begun)
+        });
+        for (partition, active, begun) in begun.await {
+            match begun {
                 Ok(info) if info.segment == active.id => frozen.push((partition, active, info)),
                 Ok(info) => self.thaw(&partition, info.segment).await,
                 Err(error) => {
@@ -96,25 +103,63 @@ impl Core {
         let Applied::SealedAndOpened { results } = applied else {
             panic!("metadata answered a seal with {applied:?}");
         };
-        for ((partition, active, _), result) in frozen.iter().zip(results) {
+        let mut opened = Vec::new();
+        for ((partition, active, _), result) in frozen.into_iter().zip(results) {
             match result {
-                Ok(opened) => {
+                Ok(next) => {
                     let spec = SegmentSpec {
-                        id: opened.segment,
-                        base: opened.base,
-                        epoch: opened.epoch,
+                        id: next.segment,
+                        base: next.base,
+                        epoch: next.epoch,
                         end: None,
                         compacted_from: None,
                     };
-                    self.open_next(partition, spec).await;
+                    opened.push((partition, spec));
                 }
                 Err(error) => {
                     tracing::warn!(partition = ?partition.id(), %error, "seal refused");
-                    self.thaw(partition, active.id).await;
+                    self.thaw(&partition, active.id).await;
                 }
             }
         }
+        // The decision is made, so a failure here fails the partition: its chain has moved on.
+        let opened = self.all_at_once("open segment", opened, |partition, next| async move {
+            let result = partition.seal_commit(next).await;
+            (partition, result)
+        });
+        for (partition, result) in opened.await {
+            if let Err(error) = result {
+                tracing::error!(partition = ?partition.id(), %error, "next segment not opened");
+                self.mark_failed(partition.id(), error.to_string());
+            }
+        }
         Ok(())
+    }
+
+    /// Does the same for several partitions, [`SEALS_AT_ONCE`] at a time: most of it is waiting
+    /// for syncs. The results are in the order of the partitions.
+    async fn all_at_once<A: Send + 'static, T: Send + 'static, F>(
+        &self,
+        name: &'static str,
+        group: Vec<(Partition, A)>,
+        work: impl Fn(Partition, A) -> F,
+    ) -> Vec<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut results = Vec::with_capacity(group.len());
+        let mut group = group.into_iter().peekable();
+        while group.peek().is_some() {
+            let some = group.by_ref().take(SEALS_AT_ONCE);
+            let started: Vec<_> = some
+                .map(|(partition, with)| self.env.start(name, work(partition, with)))
+                .collect();
+            for started in started {
+                // Dropped only when the runtime ends, and then nobody asks.
+                results.extend(started.await);
+            }
+        }
+        results
     }
 
     fn seal_command(
@@ -197,14 +242,6 @@ impl Core {
                     tracing::warn!(partition = ?partition.id(), %error, "next segment not opened");
                 }
             }
-        }
-    }
-
-    /// The decision is made, so a failure here fails the partition: its chain has moved on.
-    async fn open_next(&self, partition: &Partition, next: SegmentSpec) {
-        if let Err(error) = partition.seal_commit(next).await {
-            tracing::error!(partition = ?partition.id(), %error, "next segment not opened");
-            self.mark_failed(partition.id(), error.to_string());
         }
     }
 }

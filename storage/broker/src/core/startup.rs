@@ -3,11 +3,15 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use mainstem_log::LogEvent;
-use mainstem_metadata::{Applied, Command, Endpoint};
+use mainstem_metadata::{Applied, Command, Endpoint, Topic};
 use mainstem_record::{PartitionId, PartitionIndex};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, mpsc};
@@ -15,8 +19,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{BrokerDeps, BrokerError, Core, PARTITIONS_AT_ONCE};
 
-/// From how many partitions on the start says how far it is.
-const PROGRESS_PARTITIONS_MIN: usize = 200;
+/// How often a long start says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The partitions that are still to be opened.
+struct Opening {
+    left: parking_lot::Mutex<std::vec::IntoIter<(Arc<Topic>, PartitionIndex)>>,
+    opened: AtomicUsize,
+}
 
 impl Core {
     pub(crate) async fn start(
@@ -56,35 +66,51 @@ impl Core {
                 work.push((topic.clone(), index));
             }
         }
-        let removed = self.log.remove_unknown(&known).await?;
-        if removed > 0 {
-            tracing::info!(
-                removed,
-                "removed directories of partitions that no longer exist"
-            );
+        let moved = self.log.remove_unknown(&known).await?;
+        if moved > 0 {
+            tracing::warn!(moved, "moved aside partitions that metadata does not name");
         }
         let total = work.len();
-        let mut opened = 0;
-        let mut work = work.into_iter();
-        loop {
-            let group: Vec<_> = work.by_ref().take(PARTITIONS_AT_ONCE).collect();
-            if group.is_empty() {
-                return Ok(());
-            }
-            opened += group.len();
-            let mut opening = Vec::with_capacity(group.len());
-            for (topic, index) in group {
-                let core = self.clone();
-                let open = async move { core.open_partition(&topic, index).await };
-                opening.push(self.env.start("open partition", open));
-            }
-            for open in opening {
+        let work = Arc::new(Opening {
+            left: parking_lot::Mutex::new(work.into_iter()),
+            opened: AtomicUsize::new(0),
+        });
+        let openers: Vec<_> = (0..PARTITIONS_AT_ONCE.min(total))
+            .map(|_| {
+                let (core, work) = (self.clone(), work.clone());
+                self.env.start(
+                    "open partitions",
+                    async move { core.open_some(&work).await },
+                )
+            })
+            .collect();
+        let all = async {
+            for opener in openers {
                 // Dropped only when the runtime ends, and then nobody asks.
-                let _ = open.await;
+                let _ = opener.await;
             }
-            if total >= PROGRESS_PARTITIONS_MIN && opened % 100 < PARTITIONS_AT_ONCE {
-                tracing::info!(opened, total, "opening partitions");
+        };
+        let mut all = std::pin::pin!(all);
+        loop {
+            tokio::select! {
+                () = &mut all => return Ok(()),
+                () = self.env.sleep(PROGRESS_INTERVAL) => {}
             }
+            let opened = work.opened.load(Ordering::Relaxed);
+            let scanned_bytes = self.log.scanned_bytes();
+            tracing::info!(opened, total, scanned_bytes, "opening partitions");
+        }
+    }
+
+    /// Opens partitions until none is left.
+    async fn open_some(&self, work: &Opening) {
+        loop {
+            let next = work.left.lock().next();
+            let Some((topic, index)) = next else {
+                return;
+            };
+            self.open_partition(&topic, index).await;
+            work.opened.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

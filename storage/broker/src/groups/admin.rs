@@ -68,7 +68,7 @@ impl Groups {
         };
         let checked = self
             .coordinator
-            .check_open()
+            .check_served(group)
             .and_then(|()| check_group_id_length(group));
         if let Err(error) = checked {
             return without(error);
@@ -99,7 +99,7 @@ impl Groups {
     pub async fn delete(&self, _caller: &Caller, group: &str) -> ErrorCode {
         let coordinator = &self.coordinator;
         let checked = coordinator
-            .check_open()
+            .check_served(group)
             .and_then(|()| check_group_id_length(group));
         if let Err(error) = checked {
             return error;

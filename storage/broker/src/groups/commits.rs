@@ -72,7 +72,7 @@ impl Groups {
     ) -> Result<Vec<OffsetTopic>, ErrorCode> {
         let _ = (member, require_stable);
         let coordinator = &self.coordinator;
-        coordinator.check_open()?;
+        coordinator.check_served(group)?;
         check_group_id_length(group)?;
         let group = coordinator.group(group);
         let inside = group.as_ref().map(|group| group.inside.lock());
@@ -101,7 +101,7 @@ impl Groups {
         topics: Vec<DeleteOffsetsTopic>,
     ) -> Result<Vec<CommitTopicAnswer>, ErrorCode> {
         let coordinator = &self.coordinator;
-        coordinator.check_open()?;
+        coordinator.check_served(group)?;
         let group = coordinator.group(group).ok_or(ErrorCode::GroupIdNotFound)?;
         let (sender, receiver) = oneshot::channel();
         let task = coordinator.clone();
@@ -122,7 +122,7 @@ impl Groups {
 impl Coordinator {
     /// A commit without generation makes the group: its consumer does not want to be a member.
     fn group_for_commit(&self, request: &CommitRequest) -> Result<Arc<Group>, ErrorCode> {
-        self.check_open()?;
+        self.check_served(&request.group)?;
         check_group_id_length(&request.group)?;
         match self.group(&request.group) {
             Some(group) => Ok(group),

@@ -111,9 +111,20 @@ impl Coordinator {
         Ok(())
     }
 
+    /// As [`Coordinator::check_open`], and fails if what was kept of the group could not be read
+    /// back: it must not look like a group without members and offsets.
+    pub(super) fn check_served(&self, group: &str) -> Result<(), ErrorCode> {
+        self.check_open()?;
+        if self.world.serves(group) {
+            Ok(())
+        } else {
+            Err(ErrorCode::CoordinatorNotAvailable)
+        }
+    }
+
     /// Checks that requests for this group can be served: everything but commits needs a name.
     pub(super) fn check_request(&self, group: &str) -> Result<(), ErrorCode> {
-        self.check_open()?;
+        self.check_served(group)?;
         if group.is_empty() {
             return Err(ErrorCode::InvalidGroupId);
         }

@@ -77,7 +77,7 @@ impl Groups {
     pub(crate) async fn start(core: &Arc<Core>) -> Result<Self, BrokerError> {
         let config = &core.config.group;
         let log = InternalTopic::open(core, OFFSETS_TOPIC, config.offsets_partitions).await?;
-        let replayed = replay::replay(&log).await?;
+        let replayed = replay::replay(&log).await;
         let metrics = Metrics::new();
         metrics.register(&core.registry)?;
         let world = CoreWorld {
@@ -113,7 +113,7 @@ impl Groups {
 
     /// Whether this node can serve as the coordinator of `group`: what FindCoordinator asks.
     pub fn coordinator_ready(&self, group: &str) -> Result<(), ErrorCode> {
-        self.coordinator.check_open()?;
+        self.coordinator.check_served(group)?;
         coordinator::check_group_id_length(group)
     }
 

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use mainstem_record::{Offset, PartitionIndex};
+use mainstem_record::Offset;
 
 use super::{
     machine::Snapshot,
     offsets::{Committed, OffsetTable},
     store::{self, Entry},
 };
-use crate::{core::BrokerError, internal::InternalTopic};
+use crate::internal::InternalTopic;
 
 /// What the log says of all groups.
 #[derive(Default)]
@@ -20,14 +20,12 @@ pub(crate) struct Replayed {
 }
 
 /// Reads the whole group log.
-pub(crate) async fn replay(log: &InternalTopic) -> Result<Replayed, BrokerError> {
+pub(crate) async fn replay(log: &InternalTopic) -> Replayed {
     let mut replayed = Replayed::default();
-    for index in 0..log.partition_count() {
-        log.replay(PartitionIndex(index), &mut |record| {
-            replayed.take(record.offset, record.key, record.value);
-        })
-        .await?;
-    }
+    log.replay(&mut |record| {
+        replayed.take(record.offset, record.key, record.value);
+    })
+    .await;
     if replayed.unreadable > 0 {
         // They passed their checksums, so a newer program wrote them. What it kept beyond our
         // knowledge stays in the log.
@@ -37,7 +35,7 @@ pub(crate) async fn replay(log: &InternalTopic) -> Result<Replayed, BrokerError>
             "records of an unknown format were left out"
         );
     }
-    Ok(replayed)
+    replayed
 }
 
 // === impl Replayed ===

@@ -35,6 +35,8 @@ pub(crate) trait World: Send + Sync + 'static {
         group: &'a str,
         records: Vec<KeyValue>,
     ) -> BoxFuture<'a, Result<Offset, ErrorCode>>;
+    /// Whether what was kept of `group` is known.
+    fn serves(&self, group: &str) -> bool;
     /// The topic that has this name now.
     fn topic(&self, name: &str) -> Option<TopicView>;
     /// Moves when topics may have come or gone.
@@ -71,6 +73,10 @@ impl World for CoreWorld {
     ) -> BoxFuture<'a, Result<Offset, ErrorCode>> {
         let partition = self.log.partition_of(group.as_bytes());
         Box::pin(self.log.append_durable(partition, records))
+    }
+
+    fn serves(&self, group: &str) -> bool {
+        self.log.serves(group.as_bytes())
     }
 
     fn topic(&self, name: &str) -> Option<TopicView> {

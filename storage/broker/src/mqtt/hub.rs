@@ -84,9 +84,9 @@ impl Hub {
             dirty: Mutex::default(),
             closing: AtomicBool::new(false),
         });
-        hub.retained.replay().await?;
+        hub.retained.replay().await;
         hub.repair_retained().await;
-        hub.replay_sessions().await?;
+        hub.replay_sessions().await;
         core.spawn("mqtt metadata", hub.follow_metadata());
         core.spawn("mqtt timers", hub.clone().run_timers());
         core.spawn("mqtt retained", hub.clone().keep_retained());

@@ -1,5 +1,6 @@
 //! The MQTT side over a real log, without a protocol.
 
+mod broken;
 mod counts;
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};

@@ -173,6 +173,10 @@ impl World for TestWorld {
         self.env.spawn(name, future);
     }
 
+    fn serves(&self, _group: &str) -> bool {
+        true
+    }
+
     fn stop(&self) -> &CancellationToken {
         &self.stop
     }

@@ -26,7 +26,7 @@ use super::{
     Message, MessageProperties, Publish, QoS,
     limits::{RETAINED_SCAN_STEP, RETAINED_STRIPES},
 };
-use crate::{core::BrokerError, internal::InternalTopic};
+use crate::internal::InternalTopic;
 
 pub(crate) use view::{Page, RetainedEntry};
 
@@ -156,19 +156,16 @@ impl Retained {
         (entry.partition == partition && entry.offset == offset).then(|| entry.message.clone())
     }
 
-    pub(crate) async fn replay(&self) -> Result<(), BrokerError> {
+    pub(crate) async fn replay(&self) {
         let mut damaged = 0_usize;
-        for index in (0..self.store.partition_count()).map(mainstem_record::PartitionIndex) {
-            let mut apply = |record: crate::internal::ReplayRecord<'_>| {
-                if self.apply_record(record.key, record.value).is_none() {
-                    damaged += 1;
-                }
-            };
-            self.store.replay(index, &mut apply).await?;
-        }
+        let mut apply = |record: crate::internal::ReplayRecord<'_>| {
+            if self.apply_record(record.key, record.value).is_none() {
+                damaged += 1;
+            }
+        };
+        self.store.replay(&mut apply).await;
         if damaged > 0 {
             tracing::error!(records = damaged, "retained records that cannot be read");
         }
-        Ok(())
     }
 }

@@ -64,6 +64,10 @@ impl Hub {
         if request.client_id.len() > CLIENT_ID_BYTES_MAX || request.client_id.contains('\0') {
             return Err(ConnectError::ClientIdentifier);
         }
+        // What was kept of the session is not known: it must not begin as a new one.
+        if !request.client_id.is_empty() && !self.store.serves(request.client_id.as_bytes()) {
+            return Err(ConnectError::Unavailable);
+        }
         match &request.will {
             Some(will) => self.check_will(will),
             None => Ok(()),

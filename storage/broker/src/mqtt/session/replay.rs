@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use mainstem_record::{Offset, PartitionId, PartitionIndex};
+use mainstem_record::{Offset, PartitionId};
 
 use super::{
     SessionEntry, State, Subscription,
@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     caller::Caller,
-    core::BrokerError,
     internal::ReplayRecord,
     mqtt::{
         Will,
@@ -112,13 +111,11 @@ impl Replayed {
 
 impl Hub {
     /// Rebuilds all sessions. None has a connection; what the crash cut off counts as lost now.
-    pub(crate) async fn replay_sessions(self: &Arc<Self>) -> Result<(), BrokerError> {
+    pub(crate) async fn replay_sessions(self: &Arc<Self>) {
         let mut replayed = Replayed::default();
-        for index in (0..self.store.partition_count()).map(PartitionIndex) {
-            self.store
-                .replay(index, &mut |record| replayed.apply(&record))
-                .await?;
-        }
+        self.store
+            .replay(&mut |record| replayed.apply(&record))
+            .await;
         if replayed.damaged > 0 {
             tracing::error!(
                 records = replayed.damaged,
@@ -129,6 +126,10 @@ impl Hub {
         for (client, session) in replayed.sessions {
             self.restore(&client, session, &groups).await;
         }
+        // The sessions of a group may be among what could not be read.
+        if !self.store.is_whole() {
+            return;
+        }
         // Positions of groups that no session has any more.
         for name in groups
             .keys()
@@ -136,7 +137,6 @@ impl Hub {
         {
             self.delete_group_record(name).await;
         }
-        Ok(())
     }
 
     async fn restore(
