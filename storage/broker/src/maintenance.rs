@@ -217,7 +217,8 @@ impl Core {
         Ok(())
     }
 
-    /// Topics that MQTT made share a part of the disk; the oldest sealed segments go first.
+    /// Topics that MQTT made share a part of the disk; the oldest segments go first. One that is still
+    /// written to is sealed for it: many such topics may have no other.
     async fn keep_mqtt_budget(&self) {
         let Ok(space) = self.env.fs.space(&self.config.data_dir) else {
             return;
@@ -237,12 +238,21 @@ impl Core {
                 .iter()
                 .filter_map(|partition| {
                     let first = partition.segments().into_iter().next()?;
-                    first.end.map(|_| (first.max_timestamp, partition, first))
+                    let may_go = first.end.is_some() || first.bytes > 0;
+                    may_go.then_some((first.max_timestamp, partition, first))
                 })
                 .min_by_key(|(timestamp, ..)| *timestamp);
             let Some((_, partition, segment)) = oldest else {
                 return;
             };
+            if segment.end.is_none() {
+                let rolled = self.roll(partition.id(), segment.id).await;
+                let first = partition.segments().into_iter().next();
+                if rolled.is_err() || first.is_none_or(|first| first.end.is_none()) {
+                    return;
+                }
+                continue;
+            }
             let (bytes, before) = (segment.bytes, partition.size_bytes());
             self.drop_prefix(partition, &[segment]).await;
             if partition.size_bytes() == before {

@@ -38,6 +38,8 @@ struct State {
     /// What the end has left; from then on nothing can be done with the disk.
     left: Option<SimFs>,
     syncs: Syncs,
+    /// What is free and how large the disk is, if a test has set it.
+    space: Option<Space>,
 }
 
 /// A disk that a node writes on until its end. Clones share it.
@@ -82,6 +84,11 @@ impl Disk {
     /// How syncs of data go from now on.
     pub(crate) fn set_syncs(&self, syncs: Syncs) {
         self.state.lock().syncs = syncs;
+    }
+
+    /// What the disk says of its space.
+    pub(crate) fn set_space(&self, available: u64, total: u64) {
+        self.state.lock().space = Some(Space { available, total });
     }
 
     /// How the next sync of data will go.
@@ -212,7 +219,11 @@ impl Fs for Disk {
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {
-        self.fs.space(path)
+        let set = self.state.lock().space;
+        match set {
+            Some(space) => Ok(space),
+            None => self.fs.space(path),
+        }
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DirLock>> {

@@ -6,10 +6,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
         BrokerId, CreateTopicsRequest, FetchRequest, GroupId, InitProducerIdRequest,
-        OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, RequestHeader, ResponseHeader,
-        TopicName,
+        ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, RequestHeader,
+        ResponseHeader, TopicName,
         create_topics_request::{CreatableTopic, CreatableTopicConfig},
         fetch_request::{FetchPartition, FetchTopic},
+        list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         offset_fetch_request::OffsetFetchRequestTopic,
         produce_request::{PartitionProduceData, TopicProduceData},
@@ -21,7 +22,7 @@ use mainstem_record::{
     Attributes, BatchBuilder, BatchOptions, Batches, Codec, ProducerEpoch, ProducerId, Sequence,
     TimestampMs,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 use crate::node::Node;
 
@@ -36,10 +37,21 @@ pub(crate) const KAFKA_STORAGE_ERROR: i16 = 56;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gone;
 
+/// The sending half of a connection.
+pub(crate) struct Sender {
+    stream: WriteHalf<Box<dyn Stream>>,
+    correlation: i32,
+}
+
+/// The receiving half of a connection.
+pub(crate) struct Receiver {
+    stream: ReadHalf<Box<dyn Stream>>,
+}
+
 /// A connection.
 pub(crate) struct Kafka {
-    stream: Box<dyn Stream>,
-    correlation: i32,
+    pub(crate) sender: Sender,
+    pub(crate) receiver: Receiver,
 }
 
 /// An idempotent producer's identity.
@@ -49,19 +61,11 @@ pub(crate) struct Producer {
     pub(crate) epoch: i16,
 }
 
-// === impl Kafka ===
+// === impl Sender ===
 
-impl Kafka {
-    pub(crate) async fn connect(node: &Node) -> Result<Self, Gone> {
-        let stream = node.dial_kafka().await.ok_or(Gone)?;
-        Ok(Self {
-            stream,
-            correlation: 0,
-        })
-    }
-
+impl Sender {
     /// Sends a request and does not wait for the answer.
-    pub(crate) async fn send<R: Request>(&mut self, version: i16, request: &R) -> Result<(), Gone> {
+    async fn send<R: Request>(&mut self, version: i16, request: &R) -> Result<(), Gone> {
         let mut frame = BytesMut::new();
         frame.put_i32(0);
         self.correlation += 1;
@@ -78,8 +82,32 @@ impl Kafka {
         self.stream.write_all(&frame).await.map_err(|_| Gone)
     }
 
+    /// Sends a batch to partition 0.
+    pub(crate) async fn send_batch(
+        &mut self,
+        topic: &str,
+        acks: i16,
+        batch: Bytes,
+    ) -> Result<(), Gone> {
+        let partition = PartitionProduceData::default()
+            .with_index(0)
+            .with_records(Some(batch));
+        let topic = TopicProduceData::default()
+            .with_name(topic_name(topic))
+            .with_partition_data(vec![partition]);
+        let request = ProduceRequest::default()
+            .with_acks(acks)
+            .with_timeout_ms(60_000)
+            .with_topic_data(vec![topic]);
+        self.send(9, &request).await
+    }
+}
+
+// === impl Receiver ===
+
+impl Receiver {
     /// The next answer.
-    pub(crate) async fn receive<R: Request>(&mut self, version: i16) -> Result<R::Response, Gone> {
+    async fn receive<R: Request>(&mut self, version: i16) -> Result<R::Response, Gone> {
         let length = self.stream.read_i32().await.map_err(|_| Gone)?;
         let mut frame = vec![0; usize::try_from(length).expect("length")];
         let read = self.stream.read_exact(&mut frame).await;
@@ -90,13 +118,36 @@ impl Kafka {
         Ok(R::Response::decode(&mut frame, version).expect("response"))
     }
 
+    /// The answer to a batch: error code and base offset.
+    pub(crate) async fn produced(&mut self) -> Result<(i16, i64), Gone> {
+        let response = self.receive::<ProduceRequest>(9).await?;
+        let partition = &response.responses[0].partition_responses[0];
+        Ok((partition.error_code, partition.base_offset))
+    }
+}
+
+// === impl Kafka ===
+
+impl Kafka {
+    pub(crate) async fn connect(node: &Node) -> Result<Self, Gone> {
+        let stream = node.dial_kafka().await.ok_or(Gone)?;
+        let (read, write) = tokio::io::split(stream);
+        Ok(Self {
+            sender: Sender {
+                stream: write,
+                correlation: 0,
+            },
+            receiver: Receiver { stream: read },
+        })
+    }
+
     pub(crate) async fn call<R: Request>(
         &mut self,
         version: i16,
         request: &R,
     ) -> Result<R::Response, Gone> {
-        self.send(version, request).await?;
-        self.receive::<R>(version).await
+        self.sender.send(version, request).await?;
+        self.receiver.receive::<R>(version).await
     }
 
     /// Makes a topic of one partition; the error code.
@@ -144,24 +195,12 @@ impl Kafka {
         acks: i16,
         batch: Bytes,
     ) -> Result<(), Gone> {
-        let partition = PartitionProduceData::default()
-            .with_index(0)
-            .with_records(Some(batch));
-        let topic = TopicProduceData::default()
-            .with_name(topic_name(topic))
-            .with_partition_data(vec![partition]);
-        let request = ProduceRequest::default()
-            .with_acks(acks)
-            .with_timeout_ms(60_000)
-            .with_topic_data(vec![topic]);
-        self.send(9, &request).await
+        self.sender.send_batch(topic, acks, batch).await
     }
 
     /// The answer to a batch: error code and base offset.
     pub(crate) async fn produced(&mut self) -> Result<(i16, i64), Gone> {
-        let response = self.receive::<ProduceRequest>(9).await?;
-        let partition = &response.responses[0].partition_responses[0];
-        Ok((partition.error_code, partition.base_offset))
+        self.receiver.produced().await
     }
 
     /// Commits an offset of partition 0 outside of a generation; the error code.
@@ -207,6 +246,24 @@ impl Kafka {
             NONE => Ok(partition.committed_offset),
             error => Err(error),
         })
+    }
+
+    /// The first offset of partition 0.
+    pub(crate) async fn log_start(&mut self, topic: &str) -> Result<i64, Gone> {
+        const EARLIEST: i64 = -2;
+        let partition = ListOffsetsPartition::default()
+            .with_partition_index(0)
+            .with_timestamp(EARLIEST);
+        let topic = ListOffsetsTopic::default()
+            .with_name(topic_name(topic))
+            .with_partitions(vec![partition]);
+        let request = ListOffsetsRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_topics(vec![topic]);
+        let response = self.call(6, &request).await?;
+        let partition = &response.topics[0].partitions[0];
+        assert_eq!(partition.error_code, NONE);
+        Ok(partition.offset)
     }
 
     /// The record batches of partition 0 from `offset` on, as far as one answer holds them, and the

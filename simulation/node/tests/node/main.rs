@@ -16,6 +16,7 @@ mod crashes;
 mod disk;
 mod failed_sync;
 mod kafka;
+mod limits;
 mod mqtt;
 mod node;
 mod promises;

@@ -6,10 +6,10 @@ use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use mainstem_env::{BoxFuture, Env, Fs, Listener, Net, Stream, Tasks};
 use mainstem_simulation::{Dice, Process, SimFs, World};
 use parking_lot::Mutex;
-use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 
 /// Bytes that fit into a connection without either side reading.
-const PIPE_BYTES: usize = 64 << 10;
+pub(crate) const PIPE_BYTES: usize = 64 << 10;
 
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 64;
@@ -22,6 +22,20 @@ struct SlowTasks {
     tasks: Arc<dyn Tasks>,
     world: World,
     dice: Mutex<Dice>,
+    stalls: watch::Receiver<bool>,
+}
+
+/// Holds all blocking work back, syncs among it, as a disk does that stalls.
+pub(crate) struct Stall(watch::Sender<bool>);
+
+// === impl Stall ===
+
+impl Stall {
+    /// From now on, or no longer.
+    pub(crate) fn set(&self, stalls: bool) {
+        // The node may be gone.
+        let _ = self.0.send(stalls);
+    }
 }
 
 impl Tasks for SlowTasks {
@@ -33,8 +47,11 @@ impl Tasks for SlowTasks {
         use mainstem_env::Clock as _;
         let took = Duration::from_micros(self.dice.lock().below(WORK_US_MAX));
         let done = self.world.clock().sleep(took);
+        let mut stalls = self.stalls.clone();
         let work = async move {
             done.await;
+            // With the test gone nothing stalls.
+            let _ = stalls.wait_for(|stalls| !stalls).await;
             work();
         };
         self.tasks.spawn(name, Box::pin(work));
@@ -96,6 +113,17 @@ impl Listener for Ear {
 
 /// The process of one life of a node, with a network, on this disk.
 pub(crate) fn process(world: &World, life: u64, fs: Arc<dyn Fs>) -> (Process, Env) {
+    let (process, env, _) = process_that_stalls(world, life, fs);
+    (process, env)
+}
+
+/// The same, on a disk that stalls when it is told to.
+pub(crate) fn process_that_stalls(
+    world: &World,
+    life: u64,
+    fs: Arc<dyn Fs>,
+) -> (Process, Env, Stall) {
+    let (sender, stalls) = watch::channel(false);
     // Its own file system is not used: the one given wraps it.
     let process = world.process(&SimFs::new(), life);
     let env = Env {
@@ -105,8 +133,9 @@ pub(crate) fn process(world: &World, life: u64, fs: Arc<dyn Fs>) -> (Process, En
             tasks: process.env.tasks.clone(),
             world: world.clone(),
             dice: Mutex::new(world.dice(1000 + life)),
+            stalls,
         }),
         ..process.env.clone()
     };
-    (process, env)
+    (process, env, Stall(sender))
 }
