@@ -10,6 +10,7 @@
 )]
 
 mod bystanders;
+pub mod files;
 pub mod kafka;
 pub mod mqtt;
 mod node;
@@ -19,6 +20,6 @@ mod wait;
 pub mod websocket;
 
 pub use bystanders::Bystanders;
-pub use node::{Ended, Node, NodeOptions, binary, http_get, run_to_end};
+pub use node::{Ended, Node, NodeOptions, binary, http_get, run_to_end, run_to_end_by};
 pub use random::Random;
 pub use wait::{until, within};

@@ -91,6 +91,18 @@ fn command() -> Command {
     without_settings(Command::new(binary()))
 }
 
+/// The same, run by a program.
+fn command_by(runner: &[String]) -> Command {
+    match runner.split_first() {
+        None => command(),
+        Some((program, arguments)) => {
+            let mut command = without_settings(Command::new(program));
+            command.args(arguments).arg(binary());
+            command
+        }
+    }
+}
+
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MAINSTEM_")) {
         command.env_remove(name);
@@ -103,11 +115,25 @@ fn without_settings(mut command: Command) -> Command {
 /// # Panics
 /// If it does not end.
 pub fn run_to_end(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+    let mut command = command();
+    command.args(arguments).envs(environment.iter().copied());
+    to_end(command)
+}
+
+/// The same, run as [`NodeOptions::runner`] tells.
+///
+/// # Panics
+/// If it does not end.
+pub fn run_to_end_by(runner: &[String], arguments: &[&str]) -> Ended {
+    let mut command = command_by(runner);
+    command.args(arguments);
+    to_end(command)
+}
+
+fn to_end(mut command: Command) -> Ended {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (out, err) = (directory.path().join("out"), directory.path().join("err"));
-    let mut child = command()
-        .args(arguments)
-        .envs(environment.iter().copied())
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(File::create(&out).expect("a file for its output"))
         .stderr(File::create(&err).expect("a file for its errors"))
@@ -119,7 +145,7 @@ pub fn run_to_end(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
     if !ended {
         let _ = child.kill();
         let log = std::fs::read_to_string(&err).unwrap_or_default();
-        panic!("{arguments:?} did not end; it printed:\n{log}");
+        panic!("{command:?} did not end; it printed:\n{log}");
     }
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     Ended {
@@ -211,14 +237,7 @@ impl Node {
             .append(true)
             .open(self.log_path())
             .expect("its log");
-        let mut command = match self.options.runner.split_first() {
-            None => command(),
-            Some((program, arguments)) => {
-                let mut command = without_settings(Command::new(program));
-                command.args(arguments).arg(binary());
-                command
-            }
-        };
+        let mut command = command_by(&self.options.runner);
         command.args(self.arguments());
         command.stdin(Stdio::null()).stderr(log);
         command.stdout(File::create(&banner).expect("a file for its banner"));
@@ -313,6 +332,12 @@ impl Node {
             .status()
             .expect("kill");
         assert!(status.success(), "kill -{name}: {status}");
+    }
+
+    /// `mainstem log verify` of its data.
+    pub fn verify(&self) -> Ended {
+        let data = self.data_dir();
+        run_to_end(&["log", "verify", data.to_str().expect("a path")], &[])
     }
 
     /// The process id.

@@ -1,15 +1,12 @@
 //! The log of a killed node is good; one flipped bit in it is named, costs the records of its batch
 //! and nothing else.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use mainstem_tests::{
-    Ended, Node,
+    Node, files,
     kafka::{Batch, Connection},
-    mqtt, run_to_end,
+    mqtt,
 };
 
 /// What `mainstem log verify` ends with if something is damaged.
@@ -23,11 +20,6 @@ const BATCHES: i64 = 20;
 /// The one that is damaged.
 const DAMAGED_OFFSET: i64 = 7;
 
-fn verify(node: &Node) -> Ended {
-    let data = node.data_dir();
-    run_to_end(&["log", "verify", data.to_str().expect("a path")], &[])
-}
-
 fn produce(node: &Node, from: i64) {
     let mut kafka = Connection::open(node.kafka());
     for number in from..from + BATCHES {
@@ -37,33 +29,13 @@ fn produce(node: &Node, from: i64) {
     }
 }
 
-/// Every file below `dir` with this extension.
-fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            found.extend(files(&path, extension));
-        } else if path.extension().is_some_and(|e| e == extension) {
-            found.push(path);
-        }
-    }
-    found
-}
-
 /// The sealed segment that holds our batches, where the batch with `offset` begins, and its length.
 fn sealed_batch(node: &Node, offset: i64) -> (PathBuf, usize, usize) {
     let value = format!("value {offset}");
-    let of_ours = |path: &PathBuf| {
-        let bytes = fs::read(path).expect("a segment");
-        bytes
-            .windows(value.len())
-            .any(|part| part == value.as_bytes())
-    };
-    let sealed = files(&node.data_dir(), "idx").into_iter();
+    let sealed = files::with_extension(&node.data_dir(), "idx").into_iter();
     let path = sealed
         .map(|index| index.with_extension("log"))
-        .find(of_ours)
+        .find(|path| files::holds(path, value.as_bytes()))
         .expect("a sealed segment");
     let bytes = fs::read(&path).expect("a segment");
     let mut position = 0;
@@ -92,10 +64,10 @@ fn killed_node_is_good_and_a_flipped_bit_costs_one_batch() {
     assert_eq!(device.subscribe("kept/#", 1), 1);
     drop(device);
     produce(&node, 0);
-    let running = verify(&node);
+    let running = node.verify();
     assert!(running.status.success(), "{}", running.text());
     node.kill();
-    let killed = verify(&node);
+    let killed = node.verify();
     assert!(killed.status.success(), "{}", killed.text());
     assert!(!killed.stdout.contains("damage:"), "{}", killed.text());
 
@@ -103,14 +75,14 @@ fn killed_node_is_good_and_a_flipped_bit_costs_one_batch() {
     node.start_again();
     produce(&node, BATCHES);
     node.kill();
-    let killed = verify(&node);
+    let killed = node.verify();
     assert!(killed.status.success(), "{}", killed.text());
 
     let (path, position, size) = sealed_batch(&node, DAMAGED_OFFSET);
     let mut bytes = fs::read(&path).expect("the segment");
     bytes[position + BATCH_HEADER_BYTES + size / 3] ^= 0x10;
     fs::write(&path, &bytes).expect("the flipped bit");
-    let damaged = verify(&node);
+    let damaged = node.verify();
     assert_eq!(damaged.status.code(), Some(DAMAGED), "{}", damaged.text());
     for part in [
         path.to_str().expect("a path").to_owned(),

@@ -3,7 +3,7 @@
 //! File work is done on the blocking pool while the shard holds the partition's appends back; the
 //! shard itself never waits for it.
 
-use std::{io, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use mainstem_env::Fs;
 use mainstem_record::{Offset, SegmentId};
@@ -28,7 +28,7 @@ pub(super) async fn seal_begin(inner: &Inner) -> Result<SealInfo, PartitionError
     let mut admin = inner.admin.lock().await;
     let mut frozen = inner.inbox.ask(&inner.shared, Control::Freeze).await??;
     if frozen.digest.chunks().is_none() {
-        frozen = blocking(&inner.tools, move || {
+        frozen = blocking((&inner.tools, &inner.shared.dir), move || {
             frozen.digest.complete(&*frozen.file)?;
             Ok(frozen)
         })
@@ -73,7 +73,7 @@ pub(super) async fn seal_commit(inner: &Inner, next: SegmentSpec) -> Result<(), 
         frozen: admin.clone(),
         next,
     };
-    let active = blocking(&inner.tools, move || job.run()).await?;
+    let active = blocking((&inner.tools, &inner.shared.dir), move || job.run()).await?;
     // The shard changes the chain and the writer together: dropping this call between the two
     // must not leave one without the other.
     inner
@@ -89,7 +89,10 @@ pub(super) async fn seal_commit(inner: &Inner, next: SegmentSpec) -> Result<(), 
 /// An empty file is nobody's loss; one that stays is removed when the log start passes it.
 async fn remove_empty(inner: &Inner, segment: Arc<Segment>) {
     let files = inner.tools.files.clone();
-    let _ = blocking(&inner.tools, move || files.delete(&segment)).await;
+    let _ = blocking((&inner.tools, &inner.shared.dir), move || {
+        files.delete(&segment)
+    })
+    .await;
 }
 
 struct SealJob {
@@ -176,13 +179,13 @@ pub(super) async fn delete_files(
         tools.files.fs.sync_dir(&dir)
     };
     if delay.is_zero() {
-        return blocking(&inner.tools, delete).await;
+        return blocking((&inner.tools, &inner.shared.dir), delete).await;
     }
-    let tools = inner.tools.clone();
+    let (tools, partition) = (inner.tools.clone(), inner.shared.dir.clone());
     inner.tools.env.spawn("log-delete", async move {
         tools.env.sleep(delay).await;
         // Logged; what stays goes when the partition is opened.
-        let _ = blocking(&tools, delete).await;
+        let _ = blocking((&tools, &partition), delete).await;
     });
     Ok(())
 }
@@ -206,13 +209,14 @@ pub(super) fn raise_log_start(shared: &Shared, log_start: Offset) -> Result<(), 
     Ok(())
 }
 
+/// Runs file work of the partition in `dir`, which a failure names.
 pub(super) async fn blocking<T: Send + 'static>(
-    tools: &Tools,
+    (tools, dir): (&Tools, &Path),
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, PartitionError> {
     match tools.env.blocking("log-chain", work).await {
         Some(result) => result.map_err(|error| {
-            tracing::error!(%error, "a change of the chain failed");
+            tracing::error!(%error, dir = %dir.display(), "a change of the chain failed");
             PartitionError::Io(error.kind())
         }),
         None => Err(PartitionError::Closed),

@@ -27,7 +27,7 @@ pub(super) async fn replace_segments(
         return Ok(());
     }
     let (tools, dir) = (inner.tools.clone(), shared.dir.clone());
-    let segment = blocking(&inner.tools, move || {
+    let segment = blocking((&inner.tools, &inner.shared.dir), move || {
         let path = paths::segment(&dir, new.base, new.id);
         let header = good_header(&*tools.env.fs, &path, &new).ok_or(io::ErrorKind::NotFound)?;
         let state = SegmentState {
@@ -75,7 +75,7 @@ pub(super) async fn discard(inner: &Inner, new: SegmentSpec) {
     }
     let (tools, shared) = (inner.tools.clone(), inner.shared.clone());
     // The log is closing if it does not run.
-    let _ = blocking(&inner.tools, move || {
+    let _ = blocking((&inner.tools, &inner.shared.dir), move || {
         compact::discard(&tools, &shared, &new);
         Ok(())
     })
