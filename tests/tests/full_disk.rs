@@ -16,6 +16,8 @@ use mainstem_tests::{
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// Room for a node with its journals, and some more.
+const DISK: &str = "384m";
 const QUOTA_EXCEEDED_OR_BUSY: [u8; 3] = [0x88, 0x89, 0x97];
 
 /// A small file system of its own, unmounted when dropped.
@@ -46,6 +48,31 @@ impl SmallDisk {
         self.0.path()
     }
 
+    /// Takes space until this much is left.
+    fn fill_up_to(&self, left_bytes: u64) {
+        const BLOCK_BYTES: u64 = 1 << 20;
+        let mut file = File::create(self.path().join("filler")).expect("a file");
+        while self.available() > left_bytes + BLOCK_BYTES {
+            let block = vec![0; BLOCK_BYTES as usize];
+            file.write_all(&block).expect("there is space");
+        }
+    }
+
+    /// Free bytes, as df tells.
+    fn available(&self) -> u64 {
+        let done = Command::new("df")
+            .args(["--output=avail", "-B1"])
+            .arg(self.path())
+            .output()
+            .expect("df");
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        let number = text
+            .lines()
+            .nth(1)
+            .and_then(|line| line.trim().parse().ok());
+        number.expect("a number of bytes")
+    }
+
     /// Takes all space that is left.
     fn fill(&self) -> PathBuf {
         let path = self.path().join("filler");
@@ -64,10 +91,12 @@ impl Drop for SmallDisk {
     }
 }
 
-fn options(disk: &SmallDisk) -> NodeOptions {
+/// A node on this disk with this flush policy.
+fn options(disk: &SmallDisk, flush: &str) -> NodeOptions {
     let settings = [
         ("mqtt.write.stall.ms", "1500"),
         ("mainstem.low.space.bytes", "1048576"),
+        ("mainstem.flush", flush),
     ];
     NodeOptions {
         settings: settings
@@ -84,10 +113,19 @@ fn batch() -> Vec<u8> {
 
 #[test]
 fn a_full_disk_stops_writing_and_nothing_else() {
-    let Some(disk) = SmallDisk::mount("192m") else {
+    stops_writing_and_nothing_else("os");
+}
+
+#[test]
+fn a_full_disk_under_always_stops_writing_and_nothing_else() {
+    stops_writing_and_nothing_else("always");
+}
+
+fn stops_writing_and_nothing_else(flush: &str) {
+    let Some(disk) = SmallDisk::mount(DISK) else {
         return;
     };
-    let mut node = Node::start_with(options(&disk));
+    let mut node = Node::start_with(options(&disk, flush));
     let mut kafka = Connection::open(node.kafka());
     kafka.create("full");
     for offset in 0..20 {
@@ -173,10 +211,16 @@ fn reads_go_on(node: &mut Node, kafka: &mut Connection) {
 
 #[test]
 fn a_node_that_is_killed_on_a_full_disk_keeps_what_it_acknowledged() {
-    let Some(disk) = SmallDisk::mount("192m") else {
+    for flush in ["os", "always"] {
+        killed_on_a_full_disk(flush);
+    }
+}
+
+fn killed_on_a_full_disk(flush: &str) {
+    let Some(disk) = SmallDisk::mount(DISK) else {
         return;
     };
-    let mut node = Node::start_with(options(&disk));
+    let mut node = Node::start_with(options(&disk, flush));
     let mut kafka = Connection::open(node.kafka());
     kafka.create("killed");
     let filler = disk.fill();
@@ -194,5 +238,52 @@ fn a_node_that_is_killed_on_a_full_disk_keeps_what_it_acknowledged() {
     assert!(kafka.offset("killed", -1) >= acknowledged);
     let (error, _) = kafka.produce("killed", -1, &batch());
     assert_eq!(error, 0);
+    node.stop();
+}
+
+#[test]
+fn below_the_low_water_mark_records_are_refused_and_metadata_has_room() {
+    const LOW_BYTES: u64 = 64 << 20;
+    let Some(disk) = SmallDisk::mount(DISK) else {
+        return;
+    };
+    let mut options = options(&disk, "always");
+    let low = ("mainstem.low.space.bytes".to_owned(), LOW_BYTES.to_string());
+    options.settings.push(low);
+    let mut node = Node::start_with(options);
+    let mut kafka = Connection::open(node.kafka());
+    kafka.create("low");
+    assert_eq!(kafka.produce("low", -1, &batch()), (0, 0));
+
+    // Internal topics go on to a quarter of it.
+    disk.fill_up_to(LOW_BYTES / 2);
+    let refused = within(LIMIT, || kafka.produce("low", -1, &batch()).0 != 0);
+    assert!(refused, "produce goes on below the low-water mark");
+    let end = kafka.offset("low", -1);
+    assert!(
+        disk.available() > LOW_BYTES / 4,
+        "refused long before the disk is full"
+    );
+    // A topic, and a session that is kept.
+    kafka.create("made-when-low");
+    let (mut device, was_there) = mqtt::Connection::kept_session(node.mqtt(), "kept");
+    assert!(!was_there);
+    assert_eq!(device.subscribe("low/#", 1), 1);
+    drop(device);
+    assert_ne!(kafka.produce("low", -1, &batch()).0, 0, "still refused");
+
+    std::fs::remove_file(disk.path().join("filler")).expect("space returns");
+    let resumed = until(LIMIT, "produce works again by itself", || {
+        let (error, offset) = kafka.produce("low", -1, &batch());
+        (error == 0).then_some(offset)
+    });
+    assert_eq!(resumed, end);
+    node.kill();
+    node.start_again();
+    let mut kafka = Connection::open(node.kafka());
+    assert_eq!(kafka.offset("low", -1), end + 1);
+    assert_eq!(kafka.produce("made-when-low", -1, &batch()), (0, 0));
+    let (_, was_there) = mqtt::Connection::kept_session(node.mqtt(), "kept");
+    assert!(was_there, "the session that was made while space was low");
     node.stop();
 }
