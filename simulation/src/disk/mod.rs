@@ -145,6 +145,10 @@ impl State {
 
     fn after_process_death(&self) -> Self {
         self.counts.lock().count(FaultKind::ProcessDeath);
+        self.copy()
+    }
+
+    fn copy(&self) -> Self {
         let tree = self.tree.clone();
         let files = tree.files().into_iter();
         let inodes = files
@@ -226,6 +230,18 @@ impl SimFs {
         let mut state = self.state.lock();
         state.crash_in = None;
         state.image.take().map(|image| Self::of(*image))
+    }
+
+    /// Whether the moment has come, and the image not been taken yet: what happens on this disk
+    /// from then on never happened.
+    pub fn is_cut(&self) -> bool {
+        self.state.lock().image.is_some()
+    }
+
+    /// A disk with the same content, for trials.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self::of(self.state.lock().copy())
     }
 
     /// What a power cut now leaves.

@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     path::PathBuf,
     sync::Arc,
@@ -32,8 +32,8 @@ pub(crate) const FILE_BYTES_MAX: usize = 256 << 20;
 const MAGIC: [u8; 4] = *b"MSCP";
 const VERSION: u32 = 1;
 
-/// Where each partition is synced, as the file says.
-pub(crate) type Points = HashMap<PartitionId, SyncedPoint>;
+/// Where each partition is synced, as the file says; sorted, so that the same points give the same file.
+pub(crate) type Points = BTreeMap<PartitionId, SyncedPoint>;
 
 /// Up to where a segment is synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +62,9 @@ impl Checkpoint {
         let points = match env.fs.read(&path, FILE_BYTES_MAX) {
             Ok(bytes) => decode(&bytes).unwrap_or_else(|| {
                 tracing::error!(path = %path.display(), "the checkpoint is damaged, ignoring it");
-                HashMap::new()
+                BTreeMap::new()
             }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(error),
         };
         Ok(Self {
@@ -143,7 +143,7 @@ pub(crate) fn decode(file: &[u8]) -> Option<Points> {
     if fields.take()? != MAGIC || fields.u32()? != VERSION {
         return None;
     }
-    let mut points = HashMap::new();
+    let mut points = BTreeMap::new();
     while !fields.0.is_empty() {
         let id = PartitionId {
             topic: TopicId(Uuid::from_bytes(fields.take()?)),
@@ -174,7 +174,7 @@ mod tests {
             offset: Offset(9),
             position,
         };
-        let points = HashMap::from([(id(0), point(1)), (id(1), point(2))]);
+        let points = BTreeMap::from([(id(0), point(1)), (id(1), point(2))]);
         let file = encode(&points);
         assert_eq!(decode(&file), Some(points));
         for at in 0..file.len() {

@@ -76,28 +76,24 @@ pub(crate) fn recover(
     tidy(options, dir, spec)?;
     let mut chain = Vec::with_capacity(spec.segments.len());
     for (at, segment) in sealed.iter().enumerate() {
-        let previous = at.checked_sub(1).and_then(|before| sealed.get(before));
-        chain.push(sealed::open(options, dir, segment, previous)?);
+        let before = sealed.get(..at).unwrap_or_default();
+        chain.push(sealed::open(options, dir, segment, before)?);
     }
-    let dedupe_after_sealed = || match sealed.last() {
-        Some(last) => sealed::dedupe_after(options, dir, last),
-        None => Dedupe::new(options.expiry_ms),
-    };
+    let dedupe_after_sealed = || sealed::dedupe_after(options, dir, &sealed);
     let first = spec.segments.first().map_or(spec.log_start, |s| s.base);
     let last_end = spec.segments.iter().rev().find_map(|segment| segment.end);
     let mut end = last_end.unwrap_or(first);
     let (mut active, mut failure) = (None, None);
     let dedupe;
     if let Some(last) = spec.segments.last().filter(|s| s.end.is_none()) {
-        let at = (last, spec.settings.flush);
-        let found = active::open(options, dir, at, dedupe_after_sealed)?;
+        let found = active::open(options, dir, last, dedupe_after_sealed)?;
         chain.push(found.segment);
         active = found.active;
         failure = found.failure;
         end = found.end;
         dedupe = found.dedupe;
     } else {
-        dedupe = dedupe_after_sealed();
+        dedupe = dedupe_after_sealed()?;
     }
     // Where records were lost that had not been synced, the log may end below its start: offsets
     // are given out again from there on, and those records must be readable.

@@ -23,7 +23,7 @@ use crate::{
     paths,
     scan::{BatchRule, Scan, ScanOptions, index_headers, rewrite, scan},
     segment::{Segment, SegmentState},
-    spec::{Flush, SegmentSpec},
+    spec::SegmentSpec,
 };
 
 /// The active segment as it was found.
@@ -57,8 +57,8 @@ struct Start {
 pub(super) fn open(
     options: &RecoverOptions,
     dir: &Path,
-    (spec, flush): (&SegmentSpec, Flush),
-    before: impl FnOnce() -> Dedupe,
+    spec: &SegmentSpec,
+    before: impl FnOnce() -> Result<Dedupe, LogError>,
 ) -> Result<Found, LogError> {
     let fs = &*options.fs;
     let path = paths::segment(dir, spec.base, spec.id);
@@ -78,7 +78,7 @@ pub(super) fn open(
     };
     let file = match fs.open(&opening.path, OpenMode::ReadWrite) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return opening.missing(before()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return opening.missing(before()?),
         Err(error) => return Err(LogError::io(opening.path)(error)),
     };
     let len = file.len().map_err(LogError::io(&opening.path))?;
@@ -86,11 +86,11 @@ pub(super) fn open(
         Some(start) => start,
         None => Start {
             scan: Scan::new(spec.base, options.index_interval),
-            dedupe: before(),
+            dedupe: before()?,
             created_wall_ms: options.wall_ms,
         },
     };
-    opening.scan((file, len), start, flush)
+    opening.scan((file, len), start)
 }
 
 /// Makes the file of a new active segment, or takes an empty one that is there.
@@ -233,12 +233,7 @@ impl Opening<'_> {
     }
 
     /// Finds out how much of the segment is good.
-    fn scan(
-        self,
-        (file, len): (Arc<dyn File>, u64),
-        start: Start,
-        flush: Flush,
-    ) -> Result<Found, LogError> {
+    fn scan(self, (file, len): (Arc<dyn File>, u64), start: Start) -> Result<Found, LogError> {
         let scan_options = ScanOptions {
             rule: BatchRule::of(self.spec),
             limit: len,
@@ -265,7 +260,7 @@ impl Opening<'_> {
             file.set_len(scan.position)
                 .map_err(LogError::io(&self.path))?;
         }
-        self.make_durable(&*file, (scan.position, len), flush)?;
+        self.make_durable(&*file, (scan.position, len))?;
         let segment = active_segment(
             self.dir,
             self.spec,
@@ -285,15 +280,12 @@ impl Opening<'_> {
         })
     }
 
-    /// What was written before a crash may be in the page cache only; it counts from now on.
-    fn make_durable(
-        &self,
-        file: &dyn File,
-        (position, len): (u64, u64),
-        flush: Flush,
-    ) -> Result<(), LogError> {
+    /// What was written before a crash may be in the page cache only, and a sync of the earlier
+    /// process may have failed, which leaves it clean there and lost: written again it counts from
+    /// now on, whatever the policy, since the synced point will say so.
+    fn make_durable(&self, file: &dyn File, (position, len): (u64, u64)) -> Result<(), LogError> {
         let synced_bytes = self.synced_bytes();
-        if position > synced_bytes && flush != Flush::Os {
+        if position > synced_bytes {
             rewrite(file, synced_bytes, position).map_err(LogError::io(&self.path))?;
         }
         if len > synced_bytes {

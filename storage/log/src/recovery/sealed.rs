@@ -18,11 +18,13 @@ use crate::{
 };
 
 /// Opens a sealed segment. Damage is no error here: it is reported, and met by readers.
+///
+/// `before` are the sealed segments before it, opened already.
 pub(super) fn open(
     options: &RecoverOptions,
     dir: &Path,
     spec: &SegmentSpec,
-    previous: Option<&SegmentSpec>,
+    before: &[SegmentSpec],
 ) -> Result<Arc<Segment>, LogError> {
     let path = paths::segment(dir, spec.base, spec.id);
     if let Some(header) = good_header(&*options.fs, &path, spec) {
@@ -47,27 +49,39 @@ pub(super) fn open(
         segment.set_labelled(header.labelled);
         return Ok(Arc::new(segment));
     }
-    let mut dedupe = previous
-        .and_then(|previous| decoded(options, dir, previous))
-        .map_or_else(|| Dedupe::new(options.expiry_ms), |c| c.dedupe);
+    let mut dedupe = dedupe_after(options, dir, before)?;
     rebuild(options, dir, spec, &mut dedupe)
 }
 
-/// What the partition remembers at the end of a sealed segment.
-pub(super) fn dedupe_after(options: &RecoverOptions, dir: &Path, spec: &SegmentSpec) -> Dedupe {
-    if let Some(contents) = decoded(options, dir, spec) {
-        return contents.dedupe;
-    }
-    let path = paths::segment(dir, spec.base, spec.id);
+/// What the partition remembers at the end of these sealed segments: what the newest good index
+/// file says, and what the batches after it do. What the disk refuses to read is an error, not
+/// forgotten: a producer that is forgotten may store its batch twice.
+pub(super) fn dedupe_after(
+    options: &RecoverOptions,
+    dir: &Path,
+    sealed: &[SegmentSpec],
+) -> Result<Dedupe, LogError> {
     let mut dedupe = Dedupe::new(options.expiry_ms);
-    let scanned = options
-        .fs
-        .open(&path, OpenMode::Read)
-        .and_then(|file| scan_sealed(options, &*file, spec, &mut dedupe));
-    if let Err(error) = scanned {
-        tracing::error!(%error, path = %path.display(), "cannot read the producers of a segment");
+    let mut unread = Vec::new();
+    for spec in sealed.iter().rev() {
+        if let Some(contents) = decoded(options, dir, spec)? {
+            dedupe = contents.dedupe;
+            break;
+        }
+        unread.push(spec);
     }
-    dedupe
+    for spec in unread.into_iter().rev() {
+        let path = paths::segment(dir, spec.base, spec.id);
+        match options.fs.open(&path, OpenMode::Read) {
+            Ok(file) => {
+                scan_sealed(options, &*file, spec, &mut dedupe).map_err(LogError::io(path))?;
+            }
+            // Its loss has been told when it was opened.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(LogError::io(path)(error)),
+        }
+    }
+    Ok(dedupe)
 }
 
 /// The header of the index file, if there is a good one for just this segment.
@@ -83,12 +97,27 @@ pub(crate) fn good_header(fs: &dyn Fs, path: &Path, spec: &SegmentSpec) -> Optio
     ours.then_some(header)
 }
 
-fn decoded(options: &RecoverOptions, dir: &Path, spec: &SegmentSpec) -> Option<Contents> {
+/// The index file, if there is a good one.
+fn decoded(
+    options: &RecoverOptions,
+    dir: &Path,
+    spec: &SegmentSpec,
+) -> Result<Option<Contents>, LogError> {
     let path = paths::segment(dir, spec.base, spec.id).with_extension(paths::INDEX);
-    let bytes = options.fs.read(&path, INDEX_FILE_BYTES_MAX).ok()?;
-    let contents = index_file::decode(&bytes, options.index_interval, options.expiry_ms).ok()?;
-    let ours = contents.header.segment == spec.id && Some(contents.header.end) == spec.end;
-    ours.then_some(contents)
+    let bytes = match options.fs.read(&path, INDEX_FILE_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::FileTooLarge
+            | io::ErrorKind::UnexpectedEof => return Ok(None),
+            _ => return Err(LogError::io(path)(error)),
+        },
+    };
+    let decoded = index_file::decode(&bytes, options.index_interval, options.expiry_ms);
+    let ours = |contents: &Contents| {
+        contents.header.segment == spec.id && Some(contents.header.end) == spec.end
+    };
+    Ok(decoded.ok().filter(ours))
 }
 
 fn scan_sealed(

@@ -17,6 +17,7 @@ mod model;
 mod reading;
 mod recovery;
 mod scrub;
+mod sim;
 mod space;
 mod support;
 mod timestamps;
