@@ -15,7 +15,8 @@ use std::{
 use bytes::Bytes;
 use mainstem_env::{Clock, Fs};
 use mainstem_log::{
-    CompactOptions, Flush, Log, LogOptions, Partition, PartitionSpec, Replacement, SegmentSpec,
+    CompactError, CompactOptions, Flush, Log, LogOptions, Partition, PartitionSpec, Replacement,
+    SegmentSpec,
 };
 use mainstem_record::{
     Attributes, BatchBuilder, BatchOptions, Codec, LeaderEpoch, Offset, ProducerEpoch, ProducerId,
@@ -591,4 +592,114 @@ fn newest_values_offsets_transactions_and_sequences_survive_compaction() {
     }
     println!("{compactions} compactions, {removed} records removed, {segments} segments left");
     assert!(compactions > 0 && removed > 0);
+}
+
+/// Offsets of the records that are left, and whether their batch has a horizon.
+async fn left(partition: &Partition) -> Vec<(i64, bool)> {
+    let batches = read_batches(partition, Offset(0), 1 << 20).await.unwrap();
+    let mut all = Vec::new();
+    for (header, bytes) in batches {
+        for record in records(&bytes, 1 << 20).unwrap().iter() {
+            let has_horizon = header.delete_horizon().is_some();
+            all.push((record.unwrap().offset.0, has_horizon));
+        }
+    }
+    all
+}
+
+#[test]
+fn tombstones_and_markers_stay_for_the_retention_after_they_were_first_met() {
+    run(async {
+        let mut world = World::new(1).await;
+        let plain = |base, key, value: Option<&[u8]>| Sent {
+            base,
+            records: vec![(key, value.map(<[u8]>::to_vec))],
+            producer: None,
+            transactional: false,
+            abort: None,
+        };
+        let in_transaction = |base, sequence, abort: Option<bool>| Sent {
+            producer: Some((100, sequence)),
+            transactional: true,
+            abort,
+            ..plain(base, 10 + base as u64, Some(b"v"))
+        };
+        // The second transaction has the newest batch of the producer, so nothing of the first stays.
+        for sent in [
+            plain(0, 1, Some(b"old")),
+            plain(1, 1, None),
+            in_transaction(2, 0, None),
+            in_transaction(3, -1, Some(true)),
+            in_transaction(4, 1, None),
+            in_transaction(5, -1, Some(false)),
+        ] {
+            world.send(sent).await;
+        }
+        world.seal().await;
+        let mut after = async |ms: u64| {
+            world.clock.advance(Duration::from_millis(ms));
+            let options = CompactOptions {
+                first_dirty: Offset(0),
+                end: Offset(6),
+                segment_bytes_max: 1 << 20,
+                delete_retention_ms: RETENTION_MS,
+                map_bytes_max: 1 << 10,
+                io_bytes_per_second: None,
+            };
+            let mut compaction = world.partition.compact(options).await.unwrap();
+            let id = world.fresh_id();
+            let replacement = compaction.next(id).await.unwrap().unwrap();
+            world.commit(&replacement);
+            let (old, new) = (&replacement.old, replacement.new);
+            world.partition.replace_segments(old, new).await.unwrap();
+            world.check().await;
+            left(&world.partition).await
+        };
+        // The marker waits until nothing of its transaction was met.
+        let last = [(4, false), (5, false)];
+        let with = |first: &[(i64, bool)]| [first, &last[..]].concat();
+        assert_eq!(after(0).await, with(&[(1, true), (3, false)]));
+        assert_eq!(after(999).await, with(&[(1, true), (3, true)]));
+        assert_eq!(after(1).await, with(&[(3, true)]));
+        assert_eq!(after(998).await, with(&[(3, true)]));
+        assert_eq!(after(1).await, with(&[]));
+    });
+}
+
+#[test]
+fn damage_in_a_segment_is_named_and_leaves_the_partition_as_it_was() {
+    run(async {
+        let mut world = World::new(1).await;
+        for _ in 0..5 {
+            world.append(false).await;
+        }
+        world.seal().await;
+        let name = &world.fs.files(".log")[0];
+        let file = world
+            .fs
+            .open(name, mainstem_env::OpenMode::ReadWrite)
+            .unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 200).unwrap();
+        let flipped = [byte[0] ^ 1];
+        file.write_all_vectored_at(&[std::io::IoSlice::new(&flipped)], 200)
+            .unwrap();
+        let before = world.partition.segments();
+        let options = CompactOptions {
+            first_dirty: Offset(0),
+            end: Offset(world.end()),
+            segment_bytes_max: 1 << 20,
+            delete_retention_ms: 0,
+            map_bytes_max: 1 << 10,
+            io_bytes_per_second: None,
+        };
+        let error = world.partition.compact(options).await.unwrap_err();
+        assert!(
+            matches!(error, CompactError::Damaged { segment, .. } if segment == before[0].id),
+            "{error}"
+        );
+        assert_eq!(world.partition.segments(), before);
+        assert_eq!(world.fs.files(".log").len(), 2);
+        assert!(world.fs.files(".tmp").is_empty());
+    });
 }
