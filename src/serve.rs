@@ -275,6 +275,8 @@ fn log_options(config: &Config) -> LogOptions {
         ),
         decompressed_bytes_max: storage.decompressed_batch_bytes_max,
         open_files_max: storage.open_files_max,
+        scrub_bytes_per_second: storage.scrub_bytes_per_second,
+        scrub_interval: Duration::from_secs(storage.scrub_interval_hours.saturating_mul(3600)),
         ..LogOptions::new(config.data_dir.join("log"))
     }
 }

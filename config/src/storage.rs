@@ -27,6 +27,12 @@ section! {
         /// Data is refused while fewer bytes than this are free on the disk, so that metadata and
         /// recovery still have room.
         "mainstem.low.space.bytes" => low_space_bytes: u64 = 67_108_864, Long, long_from(0);
+        /// Bytes per second at which sealed segments are read again and compared with their
+        /// digests, so that what a disk has spoilt is known before somebody needs it; 0: never.
+        "mainstem.scrub.bytes.per.second" => scrub_bytes_per_second: u64 = 8_388_608, Long,
+            long_from(0);
+        /// Hours from the end of one such check of everything to the beginning of the next.
+        "mainstem.scrub.interval.hours" => scrub_interval_hours: u64 = 168, Long, long_from(1);
         /// Segment files held open at a time.
         "mainstem.open.files.max" => open_files_max: usize = 4096, Int, ints(64, 1_048_576);
         /// Bytes that one compressed batch may grow to when it is read; more is refused.

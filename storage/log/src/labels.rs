@@ -16,7 +16,7 @@ pub trait Labels: Send + Sync + Debug {
 pub trait Labeller: Send {
     /// Writes the label of a record to `out`, which is empty, and says what is known of it. A
     /// label that is [`Label::Known`] is the record's for good.
-    fn label(&self, batch: &BatchHeader, record: &RecordView<'_>, out: &mut Vec<u8>) -> Label;
+    fn label(&mut self, batch: &BatchHeader, record: &RecordView<'_>, out: &mut Vec<u8>) -> Label;
 }
 
 /// What is known of the label of a record.

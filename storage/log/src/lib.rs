@@ -74,7 +74,7 @@ pub use event::{EVENTS_MAX, LogEvent, PartitionFailure, RollReason, ShardFailure
 pub use labels::{Label, Labeller, Labels};
 pub use log::Log;
 pub use options::LogOptions;
-pub use partition::{Hits, Partition};
+pub use partition::{Hits, Lookup, Partition};
 pub use read::{Chunk, Read};
 pub use shared::Subscription;
 pub use spec::{

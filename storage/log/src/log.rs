@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     sync::atomic::{AtomicBool, Ordering},
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use mainstem_env::{Env, Fs};
@@ -20,6 +20,7 @@ use crate::{
     event::{EVENTS_MAX, LogEvent, ShardHealth},
     files::Files,
     inbox::{Control, Health, Inbox},
+    labels::Labels,
     metrics::Metrics,
     options::LogOptions,
     partition::{Partition, Tools, to_its_end},
@@ -58,6 +59,7 @@ struct Inner {
     run_id: u128,
     closed: AtomicBool,
     scrub: Arc<ScrubState>,
+    labels: OnceLock<Arc<dyn Labels>>,
 }
 
 enum Entry {
@@ -161,15 +163,33 @@ impl Log {
             run_id,
             closed: AtomicBool::new(false),
             scrub,
+            labels: OnceLock::new(),
         };
         let inner = Arc::new(inner);
-        let options = &inner.tools.options;
-        if options.labels.is_some() || options.scrub_bytes_per_second > 0 {
-            let log = WeakLog(Arc::downgrade(&inner));
-            let env = &inner.tools.env;
-            env.spawn("log-upkeep", upkeep::run(env.clone(), log));
+        let log = Self { inner };
+        if log.inner.tools.options.scrub_bytes_per_second > 0 {
+            log.start_upkeep();
         }
-        Ok((Self { inner }, receiver))
+        Ok((log, receiver))
+    }
+
+    /// From now on dictionaries of these labels are made of sealed segments, so that
+    /// [`Partition::matching`] can look records up. Only the first call counts.
+    pub fn set_labels(&self, labels: Arc<dyn Labels>) {
+        let is_first = self.inner.labels.set(labels).is_ok();
+        if is_first && self.inner.tools.options.scrub_bytes_per_second == 0 {
+            self.start_upkeep();
+        }
+    }
+
+    pub(crate) fn labels(&self) -> Option<&Arc<dyn Labels>> {
+        self.inner.labels.get()
+    }
+
+    fn start_upkeep(&self) {
+        let log = WeakLog(Arc::downgrade(&self.inner));
+        let env = &self.inner.tools.env;
+        env.spawn("log-upkeep", upkeep::run(env.clone(), log));
     }
 
     pub(crate) fn tools(&self) -> &Tools {

@@ -1,8 +1,6 @@
 //! What the log is told at its start.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
-
-use crate::labels::Labels;
+use std::{path::PathBuf, time::Duration};
 
 /// How the log of a node is set up. [`LogOptions::new`] gives the defaults.
 #[derive(Debug, Clone)]
@@ -32,8 +30,6 @@ pub struct LogOptions {
     pub recovery_scan_bytes_max: u64,
     /// Files of sealed segments that stay open.
     pub open_files_max: usize,
-    /// Labels the records of partitions, so that [`crate::Partition::matching`] can look them up.
-    pub labels: Option<Arc<dyn Labels>>,
     /// Smaller segments get no dictionary of labels: reading them is cheap.
     pub dictionary_segment_bytes_min: u64,
     /// How fast sealed segments are checked against their digests; 0 never.
@@ -60,7 +56,6 @@ impl LogOptions {
             recovery_point_bytes: 32 << 20,
             recovery_scan_bytes_max: 512 << 20,
             open_files_max: 512,
-            labels: None,
             dictionary_segment_bytes_min: 1 << 20,
             scrub_bytes_per_second: 0,
             scrub_interval: Duration::from_secs(7 * 24 * 60 * 60),

@@ -28,7 +28,7 @@ use crate::{
     spec::{Ends, PartitionSettings, ProducerSnapshot, SealInfo, SegmentInfo, SegmentSpec},
 };
 
-pub use matching::Hits;
+pub use matching::{Hits, Lookup};
 
 /// A partition of the log. Cheap to clone.
 #[derive(Clone)]
@@ -147,8 +147,7 @@ impl Partition {
     }
 
     /// The batches of the sealed segment that holds `from` whose records may have a label that
-    /// `matches` (see [`crate::Labels`]). `None` if reading everything is the way: there is no
-    /// dictionary, or too much matches.
+    /// `matches` (see [`crate::Log::set_labels`]), if they are few.
     ///
     /// # Errors
     /// [`ReadError::OutOfRange`], [`ReadError::Removed`].
@@ -156,7 +155,7 @@ impl Partition {
         &self,
         from: Offset,
         matches: impl FnMut(&[u8]) -> bool + Send + 'static,
-    ) -> Result<Option<Hits>, ReadError> {
+    ) -> Result<Lookup, ReadError> {
         matching::matching(&self.inner.shared, &self.inner.tools, from, matches).await
     }
 

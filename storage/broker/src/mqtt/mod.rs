@@ -23,6 +23,7 @@
 mod codec;
 mod delivery;
 mod hub;
+mod labels;
 mod limits;
 mod mapping;
 mod metrics;
@@ -70,6 +71,8 @@ impl Mqtt {
     /// Opens `__mqtt_sessions` and `__mqtt_retained`, rebuilds sessions and retained messages by
     /// replay, and starts the background work.
     pub(crate) async fn start(core: &Arc<Core>) -> Result<Self, BrokerError> {
+        core.log
+            .set_labels(Arc::new(labels::TopicLabels::new(core)));
         Ok(Self {
             hub: Hub::start(core).await?,
         })

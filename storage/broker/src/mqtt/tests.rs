@@ -2,6 +2,7 @@
 
 mod broken;
 mod counts;
+mod dictionary;
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ struct Life {
     core: Arc<Core>,
     log: Log,
     mqtt: Mqtt,
+    registry: prometheus::Registry,
 }
 
 impl Node {
@@ -107,6 +109,7 @@ impl Life {
             producer_expiry: Duration::from_secs(3600),
             decompressed_bytes_max: 1 << 20,
             open_files_max: 64,
+            dictionary_segment_bytes_min: 0,
             ..LogOptions::new(dir.join("log"))
         };
         let (log, log_events) = Log::start(Env::real(), options, &registry)
@@ -118,13 +121,18 @@ impl Life {
             metadata: metadata.clone(),
             log: log.clone(),
             log_events,
-            registry,
+            registry: registry.clone(),
             advertise: ("127.0.0.1".into(), 9092),
             directory_id: Uuid::from_u128(1),
         };
         let (core, _events) = Core::start(deps).await.expect("the core");
         let mqtt = Mqtt::start(&core).await.expect("mqtt");
-        Self { core, log, mqtt }
+        Self {
+            core,
+            log,
+            mqtt,
+            registry,
+        }
     }
 }
 

@@ -27,14 +27,34 @@ const HITS_MAX: usize = 65_536;
 /// If more than one of so many batches has what is looked for, reading all is as good.
 const NARROW_PART: usize = 4;
 
-/// The batches of one sealed segment that have what was looked for; see
-/// [`super::Partition::matching`].
+/// What a look-up has found; see [`super::Partition::matching`].
+#[derive(Debug, Clone)]
+pub enum Lookup {
+    /// Up to the end of these only they need to be read.
+    Hits(Hits),
+    /// Up to this offset everything must be read: there is no dictionary, or too much matches.
+    All(Offset),
+}
+
+/// The batches of one sealed segment that have what was looked for.
 #[derive(Clone)]
 pub struct Hits {
     segment: Arc<Segment>,
     /// Byte positions, rising.
     positions: Arc<[u32]>,
     end: Offset,
+}
+
+// === impl Lookup ===
+
+impl Lookup {
+    /// The hits, if not everything must be read.
+    pub fn hits(self) -> Option<Hits> {
+        match self {
+            Self::Hits(hits) => Some(hits),
+            Self::All(_) => None,
+        }
+    }
 }
 
 // === impl Hits ===
@@ -72,15 +92,16 @@ pub(super) async fn matching(
     tools: &Tools,
     from: Offset,
     matches: impl FnMut(&[u8]) -> bool + Send + 'static,
-) -> Result<Option<Hits>, ReadError> {
+) -> Result<Lookup, ReadError> {
     let committed = in_range(shared, from)?;
-    let Some(segment) = shared.segment_at(from) else {
-        return Ok(None);
+    let segment = shared.segment_at(from);
+    let sealed = segment.and_then(|segment| Some((segment.end()?, segment)));
+    let Some((end, segment)) = sealed.filter(|(end, _)| *end <= committed) else {
+        return Ok(Lookup::All(committed));
     };
-    let end = segment.end().filter(|end| *end <= committed);
-    let (Some(end), Labelled::Yes) = (end, segment.labelled()) else {
-        return Ok(None);
-    };
+    if segment.labelled() != Labelled::Yes {
+        return Ok(Lookup::All(end));
+    }
     let files = tools.files.clone();
     blocking(tools, move || {
         let path = segment.path.with_extension(paths::INDEX);
@@ -105,11 +126,14 @@ pub(super) async fn matching(
             let hits = found.positions.len();
             hits <= HITS_MAX && hits.saturating_mul(NARROW_PART) <= found.batches as usize
         });
-        Ok(narrow.map(|found| Hits {
-            segment,
-            positions: found.positions.into(),
-            end,
-        }))
+        Ok(match narrow {
+            Some(found) => Lookup::Hits(Hits {
+                segment,
+                positions: found.positions.into(),
+                end,
+            }),
+            None => Lookup::All(end),
+        })
     })
     .await
 }

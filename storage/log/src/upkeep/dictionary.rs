@@ -42,10 +42,10 @@ enum Progress {
 
 impl Log {
     /// Makes the dictionaries of all sealed segments that have none and are to have one; returns
-    /// how many were made. The log does so by itself when [`crate::LogOptions::labels`] are given.
+    /// how many were made. The log does so by itself after [`Log::set_labels`].
     pub async fn make_dictionaries(&self) -> usize {
         let tools = self.tools();
-        let Some(labels) = &tools.options.labels else {
+        let Some(labels) = self.labels() else {
             return 0;
         };
         let mut made = 0;

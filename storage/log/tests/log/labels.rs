@@ -28,7 +28,7 @@ impl Labels for ByValue {
 }
 
 impl Labeller for ByValue {
-    fn label(&self, _: &BatchHeader, record: &RecordView<'_>, out: &mut Vec<u8>) -> Label {
+    fn label(&mut self, _: &BatchHeader, record: &RecordView<'_>, out: &mut Vec<u8>) -> Label {
         let value = record.value.unwrap_or_default();
         if value.first() == Some(&UNCERTAIN) {
             return Label::Uncertain;
@@ -38,9 +38,8 @@ impl Labeller for ByValue {
     }
 }
 
-fn with_labels() -> LogOptions {
+fn small() -> LogOptions {
     LogOptions {
-        labels: Some(Arc::new(ByValue)),
         dictionary_segment_bytes_min: 0,
         ..options()
     }
@@ -78,7 +77,7 @@ async fn look_up(
     while from < end {
         let matches = move |label: &[u8]| label.contains(&wanted);
         let hits = partition.matching(from, matches).await.unwrap();
-        let Some(hits) = hits else {
+        let Some(hits) = hits.hits() else {
             for (_, batch) in read_batches(partition, from, 1).await.unwrap() {
                 wanted_of(&batch, from, wanted, &mut found);
             }
@@ -123,7 +122,8 @@ proptest! {
     ) {
         run(async {
             let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
-            let (log, _events) = start(&fs, with_labels()).await;
+            let (log, _events) = start(&fs, small()).await;
+            log.set_labels(Arc::new(ByValue));
             let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
             let mut segments = 0;
             for (values, packed, sealed) in batches {
@@ -159,7 +159,8 @@ proptest! {
 
 /// A sealed segment of 200 batches, of which three have the label `needle`.
 async fn haystack(fs: &Arc<dyn Fs>) -> (mainstem_log::Log, Partition) {
-    let (log, _events) = start(fs, with_labels()).await;
+    let (log, _events) = start(fs, small()).await;
+    log.set_labels(Arc::new(ByValue));
     let partition = log.open_partition(spec(Flush::Always)).await.unwrap();
     for number in 0..200 {
         let value = if number % 90 == 0 {
@@ -190,6 +191,7 @@ fn only_hits_are_read_also_after_a_start() {
                 .matching(Offset(0), is_needle)
                 .await
                 .unwrap()
+                .hits()
                 .is_none()
         );
         assert_eq!(log.make_dictionaries().await, 1);
@@ -201,6 +203,7 @@ fn only_hits_are_read_also_after_a_start() {
                 .matching(Offset(0), |_| true)
                 .await
                 .unwrap()
+                .hits()
                 .is_none()
         );
         // The active segment has none.
@@ -209,6 +212,7 @@ fn only_hits_are_read_also_after_a_start() {
                 .matching(Offset(200), is_needle)
                 .await
                 .unwrap()
+                .hits()
                 .is_none()
         );
         let mut sealed = spec(Flush::Always);
@@ -219,11 +223,12 @@ fn only_hits_are_read_also_after_a_start() {
             ..segment_spec(1, 200)
         });
         log.close().await.unwrap();
-        let (log, _events) = start(&fs, with_labels()).await;
+        let (log, _events) = start(&fs, small()).await;
+        log.set_labels(Arc::new(ByValue));
         let partition = log.open_partition(sealed).await.unwrap();
         assert_eq!(log.make_dictionaries().await, 0, "it is there");
         let hits = partition.matching(Offset(91), is_needle).await.unwrap();
-        let hits = hits.expect("few");
+        let hits = hits.hits().expect("few");
         assert_eq!((hits.len(), hits.end()), (3, Offset(200)));
         let chunk = partition
             .read_hits(&hits, Offset(91), 1 << 20)
@@ -279,7 +284,7 @@ fn damaged_hit_is_named_and_the_others_are_read() {
             .unwrap();
         let is_needle = |label: &[u8]| label == b"needle";
         let hits = partition.matching(Offset(0), is_needle).await.unwrap();
-        let hits = hits.expect("few");
+        let hits = hits.hits().expect("few");
         let (mut from, mut seen, mut lost) = (Offset(0), BTreeSet::new(), BTreeSet::new());
         while from < hits.end() {
             match partition.read_hits(&hits, from, 1).await {

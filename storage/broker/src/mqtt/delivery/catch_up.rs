@@ -1,8 +1,8 @@
 //! Reading the log for one session that is behind.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{collections::HashMap, ops::ControlFlow, sync::Arc};
 
-use mainstem_log::{Chunk, Read, ReadError};
+use mainstem_log::{Chunk, Lookup, Read, ReadError};
 use mainstem_record::{Offset, PartitionId};
 
 use super::{Origin, Scan, Token, scan};
@@ -21,7 +21,16 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct OwnFilters {
     version: Option<u64>,
-    trie: Trie<Arc<Subscription>>,
+    trie: Arc<Trie<Arc<Subscription>>>,
+    /// What the dictionaries say of the segments at which the feeds are.
+    looked_up: HashMap<PartitionId, LookedUp>,
+}
+
+/// What of a partition's records from `from` on has to be read.
+#[derive(Debug)]
+struct LookedUp {
+    from: Offset,
+    lookup: Lookup,
 }
 
 /// What of one read is a session's.
@@ -75,16 +84,38 @@ impl Hub {
             at_least_one_batch: true,
             end,
         };
-        match partition.read(read).await {
-            Ok(chunk) => Reading::Chunk(chunk),
-            Err(ReadError::OutOfRange { log_start, .. }) if log_start > from => {
-                Reading::Gap(log_start, Lost::Retention)
+        Reading::of(partition.read(read).await, from)
+    }
+
+    /// Reads from `from` on what may concern `filters`: from sealed segments with a dictionary only
+    /// the batches that have one of their topics.
+    async fn read_own(
+        &self,
+        (id, from): (PartitionId, Offset),
+        filters: &mut OwnFilters,
+    ) -> Reading {
+        let partition = match self.core.partition(id) {
+            Ok(partition) => partition,
+            Err(ErrorCode::UnknownTopicOrPartition) => return Reading::Gone,
+            Err(_) => return Reading::Retry,
+        };
+        let known = filters.looked_up.get(&id);
+        let is_known = known.is_some_and(|known| known.from <= from && from < known.end());
+        if !is_known {
+            let matches = filters.matcher();
+            let lookup = match partition.matching(from, matches).await {
+                Ok(lookup) => lookup,
+                Err(error) => return Reading::of(Err(error), from),
+            };
+            let looked_up = LookedUp { from, lookup };
+            filters.looked_up.insert(id, looked_up);
+        }
+        match filters.looked_up.get(&id).map(|known| &known.lookup) {
+            Some(Lookup::Hits(hits)) => {
+                let read = partition.read_hits(hits, from, CATCH_UP_READ_BYTES);
+                Reading::of(read.await, from)
             }
-            // A position above the end: unsynced records were lost with the machine's power.
-            Err(ReadError::OutOfRange { log_end, .. }) => Reading::Gap(log_end, Lost::Retention),
-            Err(ReadError::Damaged { end, .. }) => Reading::Gap(end.max(from.next()), Lost::Damage),
-            Err(ReadError::Removed) => Reading::Gone,
-            Err(ReadError::Io(_)) => Reading::Retry,
+            Some(Lookup::All(_)) | None => self.read_log(id, from, CATCH_UP_READ_BYTES).await,
         }
     }
 
@@ -96,12 +127,16 @@ impl Hub {
         (partition, from): (PartitionId, Offset),
         filters: &mut OwnFilters,
     ) {
-        let reading = self.read_log(partition, from, CATCH_UP_READ_BYTES).await;
+        filters.refresh(entry);
+        let asked_for = filters.version;
+        let reading = self.read_own((partition, from), filters).await;
+        filters.refresh(entry);
+        if filters.version != asked_for {
+            // The session has subscribed to something else meanwhile.
+            return;
+        }
         let matched = match reading {
-            Reading::Chunk(chunk) => {
-                filters.refresh(entry);
-                self.match_own(entry, (partition, from), &chunk, filters)
-            }
+            Reading::Chunk(chunk) => self.match_own(entry, (partition, from), &chunk, filters),
             Reading::Gap(next, why) => {
                 if next > from {
                     let lost = next.0.abs_diff(from.0);
@@ -110,6 +145,7 @@ impl Hub {
                 Matched::none(next)
             }
             Reading::Gone => {
+                filters.looked_up.remove(&partition);
                 entry
                     .state
                     .lock()
@@ -208,6 +244,37 @@ impl Hub {
     }
 }
 
+// === impl Reading ===
+
+impl Reading {
+    /// What a read from `from` on gave.
+    fn of(read: Result<Chunk, ReadError>, from: Offset) -> Self {
+        match read {
+            Ok(chunk) => Self::Chunk(chunk),
+            Err(ReadError::OutOfRange { log_start, .. }) if log_start > from => {
+                Self::Gap(log_start, Lost::Retention)
+            }
+            // A position above the end: unsynced records were lost with the machine's power.
+            Err(ReadError::OutOfRange { log_end, .. }) => Self::Gap(log_end, Lost::Retention),
+            Err(ReadError::Damaged { end, .. }) => Self::Gap(end.max(from.next()), Lost::Damage),
+            Err(ReadError::Removed) => Self::Gone,
+            Err(ReadError::Io(_)) => Self::Retry,
+        }
+    }
+}
+
+// === impl LookedUp ===
+
+impl LookedUp {
+    /// Up to where it is known.
+    fn end(&self) -> Offset {
+        match &self.lookup {
+            Lookup::Hits(hits) => hits.end(),
+            Lookup::All(end) => *end,
+        }
+    }
+}
+
 // === impl Matched ===
 
 impl Matched {
@@ -230,14 +297,28 @@ impl OwnFilters {
             return;
         }
         self.version = Some(state.subscriptions_version);
-        self.trie = Trie::default();
+        self.looked_up.clear();
+        let mut trie = Trie::default();
         let own = state
             .subscriptions
             .values()
             .filter(|subscription| subscription.group.is_none());
         for (number, subscription) in own.enumerate() {
-            self.trie
-                .insert(&subscription.filter, number as u64, subscription.clone());
+            trie.insert(&subscription.filter, number as u64, subscription.clone());
+        }
+        self.trie = Arc::new(trie);
+    }
+
+    /// Says which labels, that is MQTT topics, one of the filters matches.
+    fn matcher(&self) -> impl FnMut(&[u8]) -> bool + Send + use<> {
+        let (trie, mut scratch) = (self.trie.clone(), Scratch::default());
+        move |label| {
+            let mut matches = false;
+            // A topic is UTF-8; anything else is nobody's.
+            if let Ok(topic) = std::str::from_utf8(label) {
+                trie.for_each_match(topic, &mut scratch, |_| matches = true);
+            }
+            matches
         }
     }
 }

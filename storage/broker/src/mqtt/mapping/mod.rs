@@ -121,6 +121,13 @@ impl TopicOf<'_> {
         }
     }
 
+    /// Whether the MQTT topic of a record may become another one when routes are decided: only what
+    /// Kafka clients have written may, and only where it says so itself or is in the overflow topic.
+    pub(crate) fn depends_on_routes(&self, headers: &Headers<'_>) -> bool {
+        let is_named = !headers.is_empty() && headers.last(HEADER_TOPIC.as_bytes()).is_some();
+        is_named || (self.kafka_topic == OVERFLOW_TOPIC && !self.is_mqtt)
+    }
+
     /// The header `mqtt.topic`, if it routes back to this very Kafka topic: else a producer could
     /// publish as any topic.
     fn named_topic<'h>(&self, headers: &Headers<'h>) -> Option<&'h str> {
