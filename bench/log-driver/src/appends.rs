@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use mainstem_env::Env;
 use mainstem_log::{Flush, Partition};
 use tokio::task::JoinSet;
@@ -24,6 +24,9 @@ use crate::{
 
 /// How many wait at once.
 const WAITERS: usize = 64;
+
+/// More than small batches are written in a run.
+const TOUCHED_BYTES: usize = 2 << 30;
 
 /// What the written file of a ring is like.
 const OVERWRITTEN_BYTES: u64 = 64 << 20;
@@ -45,53 +48,61 @@ pub(crate) async fn large(env: Env, mut args: Args) -> Outcome<Report> {
     let product_first = args.get("product_first", true)?;
     let dir = args.dir();
     args.all_read()?;
-    let mut report = Report::new();
-    if !product_first {
-        bare_large(&env, dir.join("bare"), count, &mut report).await?;
-    }
     let node = Node::start(env.clone(), dir.join("log")).await?;
     let partitions = node.open_empty(1, Flush::Os).await?;
     let partition = partitions.first().ok_or("no partition")?;
     let mut batches = Batches::of(&env, LARGE_BYTES)?;
     // Made before the clock starts: what is measured is the log, not its load.
-    let ready: Vec<_> = (0..count).map(|_| batches.fresh()).collect();
-    let mark = Mark::now(&env);
+    let mut ready: Vec<Bytes> = (0..count).map(|_| batches.fresh()).collect();
+    let mut report = Report::new();
+    for product in [product_first, !product_first] {
+        let path = dir.join("bare");
+        let own = env.clone();
+        let bare = in_background(&env, move || {
+            bare::touch_page_cache(&path, count * LARGE_BYTES)?;
+            if product {
+                return Ok(None);
+            }
+            bare::write(&own, &path, LARGE_BYTES, count).map(Some)
+        });
+        let (name, used) = match bare.await? {
+            Some(used) => ("bare", used),
+            None => (
+                "product",
+                append_all(&env, partition, std::mem::take(&mut ready)).await?,
+            ),
+        };
+        let bytes = count * LARGE_BYTES;
+        put(&mut report, name, bytes as f64 / used.seconds);
+        let per_gb = used.cpu / (bytes as f64 / 1e9);
+        put(&mut report, &format!("{name}_cpu_s_per_gb"), per_gb);
+        if product {
+            // Its pages come free for the other one.
+            node.log.remove_partition(partition.id()).await?;
+        }
+    }
+    Ok(report)
+}
+
+async fn append_all(env: &Env, partition: &Partition, batches: Vec<Bytes>) -> Outcome<Used> {
+    let mark = Mark::now(env);
     let mut tickets = VecDeque::new();
-    for batch in ready {
+    for batch in batches {
         append_in_window(partition, batch, &mut tickets).await?;
     }
     for ticket in tickets {
         ticket.await?;
     }
-    let used = mark.elapsed(&env);
-    put_bytes(&mut report, "product", count * LARGE_BYTES, used);
-    node.log.close().await?;
-    if product_first {
-        bare_large(&env, dir.join("bare"), count, &mut report).await?;
-    }
-    Ok(report)
+    Ok(mark.elapsed(env))
 }
 
-async fn bare_large(env: &Env, path: PathBuf, count: usize, report: &mut Report) -> Outcome<()> {
-    let own = env.clone();
-    let used = env
-        .blocking("bench-bare", move || {
-            bare::write(&own, &path, LARGE_BYTES, count)
-        })
-        .await
-        .ok_or("the runtime is gone")??;
-    put_bytes(report, "bare", count * LARGE_BYTES, used);
-    Ok(())
-}
-
-fn put_bytes(report: &mut Report, name: &str, bytes: usize, used: Used) {
-    let gigabytes = bytes as f64 / 1e9;
-    put(report, name, bytes as f64 / used.seconds);
-    put(
-        report,
-        &format!("{name}_cpu_s_per_gb"),
-        used.cpu / gigabytes,
-    );
+/// What blocks does not run on a worker.
+async fn in_background<T: Send + 'static>(
+    env: &Env,
+    work: impl FnOnce() -> Outcome<T> + Send + 'static,
+) -> Outcome<T> {
+    let done = env.blocking("bench-bare", work).await;
+    done.ok_or("the runtime is gone")?
 }
 
 /// Small batches, 64 waiting over 64 partitions, in the page cache: records per second of CPU.
@@ -102,16 +113,21 @@ pub(crate) async fn small(env: Env, mut args: Args) -> Outcome<Report> {
     let node = Node::start(env.clone(), dir.join("log")).await?;
     let partitions = node.open_empty(WAITERS as i32, Flush::Os).await?;
     wait_and_append(&env, &partitions, WAITERS, length / 8).await?;
+    let path = dir.join("bare");
+    in_background(&env, move || {
+        Ok(bare::touch_page_cache(&path, TOUCHED_BYTES)?)
+    })
+    .await?;
     let done = wait_and_append(&env, &partitions, WAITERS, length).await?;
-    node.log.close().await?;
+    for partition in &partitions {
+        node.log.remove_partition(partition.id()).await?;
+    }
     let own = env.clone();
-    let shape = (WAITERS, SMALL_BYTES);
-    let (writes, bare) = env
-        .blocking("bench-bare", move || {
-            bare::write_in_turn(&own, &dir, shape, length / 2)
-        })
-        .await
-        .ok_or("the runtime is gone")??;
+    let (writes, bare) = in_background(&env, move || {
+        bare::touch_page_cache(&dir.join("bare"), TOUCHED_BYTES)?;
+        bare::write_in_turn(&own, &dir, (WAITERS, SMALL_BYTES), length / 2)
+    })
+    .await?;
     let mut report = Report::new();
     put(&mut report, "product", done.appends as f64 / done.used.cpu);
     put(&mut report, "product_per_s", done.per_second());
@@ -247,14 +263,12 @@ pub(crate) async fn latency(env: Env, mut args: Args) -> Outcome<Report> {
         }
         let clock = env.clone();
         let (extended, over);
-        (extending, overwriting, extended, over) = env
-            .blocking("bench-bare", move || {
-                let extended = extending.writes(&clock, LATENCY_TURN)?;
-                let over = overwriting.writes(&clock, LATENCY_TURN)?;
-                Outcome::Ok((extending, overwriting, extended, over))
-            })
-            .await
-            .ok_or("the runtime is gone")??;
+        (extending, overwriting, extended, over) = in_background(&env, move || {
+            let extended = extending.writes(&clock, LATENCY_TURN)?;
+            let over = overwriting.writes(&clock, LATENCY_TURN)?;
+            Ok((extending, overwriting, extended, over))
+        })
+        .await?;
         if turn > 0 {
             product.extend(own);
             bare.extend(extended);

@@ -31,6 +31,18 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Takes `bytes` of memory for the page cache and gives them back. In a virtual machine the host may
+/// have taken what was free for long: whoever writes first would pay for getting it back.
+pub(crate) fn touch_page_cache(path: &Path, bytes: usize) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_BYTES];
+    let file = create(path)?;
+    for number in 0..bytes.div_ceil(ZEROS_BYTES) {
+        file.write_all_at(&zeros, (number * ZEROS_BYTES) as u64)?;
+    }
+    drop(file);
+    std::fs::remove_file(path)
+}
+
 /// Writes `count` times `size` bytes one after the other into a new file.
 pub(crate) fn write(env: &Env, path: &Path, size: usize, count: usize) -> Outcome<Used> {
     let data = noise(env, size);
@@ -39,7 +51,10 @@ pub(crate) fn write(env: &Env, path: &Path, size: usize, count: usize) -> Outcom
     for number in 0..count {
         file.write_all_at(&data, (number * size) as u64)?;
     }
-    Ok(mark.elapsed(env))
+    let used = mark.elapsed(env);
+    drop(file);
+    std::fs::remove_file(path)?;
+    Ok(used)
 }
 
 /// Writes `size` bytes to the end of each of `files` new files in turn, for about `length`.
