@@ -1,7 +1,6 @@
 //! Appends.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use mainstem_env::Env;
 use mainstem_log::{Flush, Partition};
 use tokio::task::JoinSet;
@@ -18,7 +16,7 @@ use crate::{
     Outcome, Report,
     args::Args,
     bare,
-    load::{Batches, LARGE_BYTES, Node, SMALL_BYTES, append_in_window, durable},
+    load::{Batches, LARGE_BYTES, Node, SMALL_BYTES, durable, fill},
     usage::{Mark, Used, micros, percentile, put, resident_peak},
 };
 
@@ -52,8 +50,6 @@ pub(crate) async fn large(env: Env, mut args: Args) -> Outcome<Report> {
     let partitions = node.open_empty(1, Flush::Os).await?;
     let partition = partitions.first().ok_or("no partition")?;
     let mut batches = Batches::of(&env, LARGE_BYTES)?;
-    // Made before the clock starts: what is measured is the log, not its load.
-    let mut ready: Vec<Bytes> = (0..count).map(|_| batches.fresh()).collect();
     let mut report = Report::new();
     for product in [product_first, !product_first] {
         let path = dir.join("bare");
@@ -67,10 +63,11 @@ pub(crate) async fn large(env: Env, mut args: Args) -> Outcome<Report> {
         });
         let (name, used) = match bare.await? {
             Some(used) => ("bare", used),
-            None => (
-                "product",
-                append_all(&env, partition, std::mem::take(&mut ready)).await?,
-            ),
+            None => {
+                let mark = Mark::now(&env);
+                fill(partition, &mut batches, count as i64).await?;
+                ("product", mark.elapsed(&env))
+            }
         };
         let bytes = count * LARGE_BYTES;
         put(&mut report, name, bytes as f64 / used.seconds);
@@ -82,18 +79,6 @@ pub(crate) async fn large(env: Env, mut args: Args) -> Outcome<Report> {
         }
     }
     Ok(report)
-}
-
-async fn append_all(env: &Env, partition: &Partition, batches: Vec<Bytes>) -> Outcome<Used> {
-    let mark = Mark::now(env);
-    let mut tickets = VecDeque::new();
-    for batch in batches {
-        append_in_window(partition, batch, &mut tickets).await?;
-    }
-    for ticket in tickets {
-        ticket.await?;
-    }
-    Ok(mark.elapsed(env))
 }
 
 /// What blocks does not run on a worker.
