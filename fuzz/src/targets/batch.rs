@@ -31,7 +31,7 @@ pub(super) const BATCH: Target = Target {
 };
 
 /// A batch of `count` records of some variety.
-pub(super) fn sample(codec: Codec, count: i32, attributes: Attributes) -> Vec<u8> {
+fn sample(codec: Codec, count: i32, attributes: Attributes) -> Vec<u8> {
     let mut builder = BatchBuilder::new(BatchOptions {
         codec,
         attributes,
@@ -57,7 +57,7 @@ pub(super) fn sample(codec: Codec, count: i32, attributes: Attributes) -> Vec<u8
 }
 
 /// A commit marker as a transaction coordinator writes it.
-pub(super) fn marker() -> Vec<u8> {
+fn marker() -> Vec<u8> {
     let none: [(&[u8], Option<&[u8]>); 0] = [];
     let mut builder = BatchBuilder::new(BatchOptions {
         codec: Codec::None,
@@ -69,6 +69,21 @@ pub(super) fn marker() -> Vec<u8> {
     let (key, value) = ([0, 0, 0, 1], [0; 6]);
     builder.push_record(0, TimestampMs(5), Some(&key), Some(&value), none);
     builder.finish().expect("a small batch").to_vec()
+}
+
+/// How many kinds of batches [`some_batch`] knows.
+pub(super) const BATCHES: usize = 9;
+
+/// Batches of all kinds, one after the other.
+pub(super) fn some_batch(number: usize) -> Vec<u8> {
+    let codec = Codec::ALL[number % Codec::ALL.len()];
+    match number % BATCHES {
+        4 => marker(),
+        5 => sample(codec, 5, Attributes(0).with_mqtt(true)),
+        // An idempotent producer counts on; only one such batch, so that none is out of sequence.
+        2 => sample(codec, 4, Attributes(0)),
+        other => sample(codec, 2 * other as i32 + 1, Attributes(0)),
+    }
 }
 
 fn seeds() -> Vec<Vec<u8>> {

@@ -1,35 +1,19 @@
 //! One file of a log: the input takes its place in a directory that a node has left, and then
 //! everything that reads such a directory is let loose on it.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::OnceLock,
-};
+use std::{path::PathBuf, sync::OnceLock};
 
-use bytes::Bytes;
 use mainstem_env::Fs;
-use mainstem_log::{
-    Ack, Append, Flush, Log, LogOptions, Partition, PartitionSettings, PartitionSpec, Read,
-    SegmentSpec,
-    verify::{DumpOptions, Finding, Severity, dump, verify},
-};
-use mainstem_record::{
-    Attributes, Batches, Codec, LeaderEpoch, Offset, PartitionId, PartitionIndex, SegmentId,
-    TimestampMs, TimestampType, TopicId,
-};
+use mainstem_record::Offset;
 use mainstem_simulation::{SimFs, World};
-use uuid::Uuid;
 
 use super::{
     Target,
-    batch::{marker, repair, sample},
+    batch::{BATCHES, repair, some_batch},
+    node::{append, check, dir, segment, show, spec, start, use_it},
 };
 use crate::Trace;
 
-/// What a batch may unpack to here.
-const UNPACKED_BYTES_MAX: usize = 1 << 20;
-const READ_BYTES_MAX: usize = 64 << 10;
-const BATCHES: usize = 9;
 /// A start with recovery, reads, an append, a seal and a clean stop, however often buffers grow.
 const BYTES_FREE: usize = 192 << 20;
 const BYTES_FACTOR: usize = 512;
@@ -78,10 +62,13 @@ pub(super) const SEGMENT: Target = target("segment", place!(".log", 0, false, re
 pub(super) const ACTIVE: Target = target("active", place!(".log", 1, false, repair_batches));
 pub(super) const INDEX: Target = target("index", place!(".idx", 0, false, repair_index));
 pub(super) const SNAPSHOT: Target = target("snapshot", place!(".snap", 0, true, repair_index));
+pub(super) const RECOVERY_POINT: Target =
+    target("recovery-point", place!(".snap", 0, false, repair_index));
 pub(super) const CHECKPOINT: Target = target(
     "checkpoint",
     place!("/checkpoint", 0, false, repair_trailer),
 );
+pub(super) const SCRUB: Target = target("scrub", place!("/scrub", 0, false, repair_trailer));
 pub(super) const FORMAT: Target = target("format", place!("/format", 0, false, repair_trailer));
 pub(super) const MARK: Target = target("mark", place!("/clean-shutdown", 0, true, repair_trailer));
 
@@ -99,14 +86,34 @@ fn repair_batches(input: &mut [u8]) {
     }
 }
 
-/// Makes the checksums of an index file right: that of the header section and that of the file.
+/// Bytes before the first section of an index file: magic and version.
+const FRONT_BYTES: usize = 8;
+/// Tag and length of a section.
+const SECTION_BYTES: usize = 12;
+const TRAILER_BYTES: usize = 4;
+
+/// Makes an index file one again: lengths of sections that reach beyond the file, the checksum of the
+/// header section, which comes first, and that of the file.
 fn repair_index(input: &mut [u8]) {
-    // Magic, version and the tag of the section come before its length.
-    let length = input.get(12..20).and_then(|field| field.try_into().ok());
-    let length = length.map_or(0, u64::from_le_bytes) as usize;
-    let header = input.get_mut(20..20usize.saturating_add(length));
-    if let Some((body, crc)) = header.and_then(|header| header.split_last_chunk_mut::<4>()) {
-        *crc = crc32c::crc32c(body).to_le_bytes();
+    let end = input.len().saturating_sub(TRAILER_BYTES);
+    let mut at = FRONT_BYTES;
+    while at + SECTION_BYTES <= end {
+        let start = at + SECTION_BYTES;
+        let field = &mut input[at + 4..start];
+        let length = u64::from_le_bytes(field.try_into().expect("eight bytes"));
+        let room = end - start;
+        let mut length = usize::try_from(length).unwrap_or(usize::MAX).min(room);
+        if room - length < SECTION_BYTES {
+            length = room;
+        }
+        field.copy_from_slice(&(length as u64).to_le_bytes());
+        let section = &mut input[start..start + length];
+        if at == FRONT_BYTES
+            && let Some((body, crc)) = section.split_last_chunk_mut::<4>()
+        {
+            *crc = crc32c::crc32c(body).to_le_bytes();
+        }
+        at = start + length;
     }
     repair_trailer(input);
 }
@@ -120,79 +127,6 @@ fn repair_trailer(input: &mut [u8]) {
 }
 
 // === the directory ===
-
-fn dir() -> PathBuf {
-    PathBuf::from("/log")
-}
-
-fn options() -> LogOptions {
-    LogOptions {
-        index_interval_bytes: 300,
-        tail_cache_bytes: 4000,
-        open_files_max: 2,
-        low_space_bytes: 0,
-        decompressed_bytes_max: UNPACKED_BYTES_MAX,
-        ..LogOptions::new(dir())
-    }
-}
-
-fn segment(number: u128, base: Offset, end: Option<Offset>) -> SegmentSpec {
-    SegmentSpec {
-        id: SegmentId(Uuid::from_u128(1000 + number)),
-        base,
-        epoch: LeaderEpoch(number as i32),
-        end,
-        compacted_from: None,
-    }
-}
-
-fn spec(segments: Vec<SegmentSpec>) -> PartitionSpec {
-    PartitionSpec {
-        id: PartitionId {
-            topic: TopicId(Uuid::from_u128(0xabc)),
-            index: PartitionIndex(0),
-        },
-        log_start: Offset(0),
-        segments,
-        settings: PartitionSettings {
-            flush: Flush::Always,
-            segment_bytes: 1 << 30,
-            segment_ms: i64::MAX,
-            timestamp_type: TimestampType::CreateTime,
-        },
-    }
-}
-
-fn some_batch(number: usize) -> Vec<u8> {
-    let codec = Codec::ALL[number % Codec::ALL.len()];
-    match number % BATCHES {
-        4 => marker(),
-        5 => sample(codec, 5, Attributes(0).with_mqtt(true)),
-        // An idempotent producer counts on; only one such batch, so that none is out of sequence.
-        2 => sample(codec, 4, Attributes(0)),
-        other => sample(codec, 2 * other as i32 + 1, Attributes(0)),
-    }
-}
-
-async fn append(partition: &Partition, batch: Vec<u8>) -> bool {
-    let append = Append::Batch {
-        batch: Bytes::from(batch),
-        ack: Ack::Durable,
-    };
-    match partition.append(append).await {
-        Ok(ticket) => ticket.await.is_ok(),
-        Err(_) => false,
-    }
-}
-
-async fn start(world: &World, disk: &SimFs, incarnation: u64) -> Result<Log, String> {
-    let registry = prometheus::Registry::new();
-    let env = world.process(disk, incarnation).env;
-    match Log::start(env, options(), &registry).await {
-        Ok((log, _events)) => Ok(log),
-        Err(error) => Err(error.to_string()),
-    }
-}
 
 /// A disk with a sealed and an active segment, and where the sealed one ends.
 struct Base {
@@ -219,6 +153,8 @@ impl Base {
             for number in 0..BATCHES {
                 append(&partition, some_batch(number + 1)).await;
             }
+            log.make_dictionaries().await;
+            log.scrub().await;
             log.close().await.expect("a clean stop");
             if !cleanly {
                 let fs: &dyn Fs = &disk;
@@ -270,134 +206,5 @@ impl Place {
         mainstem_simulation::run(1, |world| use_it(world, node, is_good, &mut *trace));
         // And what that leaves.
         check(&disk, trace);
-    }
-}
-
-/// `mainstem log verify`; says whether it found nothing that is damage.
-fn check(disk: &SimFs, trace: &mut Trace) -> bool {
-    let mut is_good = true;
-    let mut found = |finding: &Finding| {
-        assert!(!finding.to_string().is_empty());
-        is_good &= finding.problem.severity() < Severity::Damage;
-        trace.note_kind("found", &finding.problem);
-    };
-    match verify(disk, Path::new("/log"), &mut found) {
-        Ok(summary) => trace.note_size("batches", summary.batches as usize),
-        Err(error) => {
-            is_good = false;
-            trace.note_kind("verify", &error);
-        }
-    }
-    is_good
-}
-
-/// `mainstem log dump`, with all that it can show.
-fn show(disk: &SimFs, trace: &mut Trace) {
-    let options = DumpOptions {
-        partition: None,
-        batches: true,
-        records: true,
-        index: true,
-        decompressed_bytes_max: UNPACKED_BYTES_MAX,
-    };
-    let mut items = 0;
-    let done = dump(disk, Path::new("/log"), &options, &mut |item| {
-        items += 1;
-        assert!(!item.to_string().is_empty());
-        Ok(())
-    });
-    trace.note_size("items", items);
-    if let Err(error) = done {
-        trace.note_kind("dump", &error);
-    }
-}
-
-/// A start, reads, appends, a seal, a clean stop and one more start.
-async fn use_it(world: World, (disk, end): (&SimFs, Offset), is_good: bool, trace: &mut Trace) {
-    let log = match start(&world, disk, 1).await {
-        Ok(log) => log,
-        Err(error) => {
-            assert!(
-                !is_good,
-                "verify found nothing, but the start fails: {error}"
-            );
-            trace.note_kind("start", &error);
-            return;
-        }
-    };
-    let chain = vec![segment(0, Offset(0), Some(end)), segment(1, end, None)];
-    let partition = match log.open_partition(spec(chain)).await {
-        Ok(partition) => partition,
-        Err(error) => {
-            assert!(
-                !is_good,
-                "verify found nothing, but the partition does not open: {error}"
-            );
-            trace.note_kind("open", &error);
-            return;
-        }
-    };
-    read_all(&partition, is_good, trace).await;
-    if append(&partition, some_batch(0)).await {
-        trace.note("appended");
-    }
-    match partition.seal_begin().await {
-        Ok(info) => {
-            let next = segment(2, info.end, None);
-            let sealed = partition.seal_commit(next).await;
-            trace.note_kind("sealed", &sealed.is_ok());
-            append(&partition, some_batch(1)).await;
-            read_all(&partition, false, trace).await;
-        }
-        Err(error) => trace.note_kind("seal", &error),
-    }
-    let closed = log.close().await;
-    trace.note_kind("closed", &closed.is_ok());
-}
-
-/// Reads from the log's start to its end; offsets go up, and batches are whole.
-async fn read_all(partition: &Partition, is_good: bool, trace: &mut Trace) {
-    let ends = partition.ends();
-    assert!(ends.log_start <= ends.committed_end && ends.committed_end <= ends.log_end);
-    let mut from = ends.log_start;
-    let mut count = 0;
-    while from < ends.committed_end {
-        let read = Read {
-            from,
-            bytes_max: READ_BYTES_MAX,
-            at_least_one_batch: true,
-            end: Offset(i64::MAX),
-        };
-        let chunk = match partition.read(read).await {
-            Ok(chunk) => chunk,
-            Err(error) => {
-                assert!(
-                    !is_good,
-                    "verify found nothing, but {from} cannot be read: {error}"
-                );
-                trace.note_kind("read", &error);
-                break;
-            }
-        };
-        assert!(
-            chunk.next > from,
-            "a read at {from} leads nowhere: {chunk:?}"
-        );
-        for run in chunk.batches {
-            for batch in Batches::new(run) {
-                let (header, _) = batch.expect("a read returns whole batches");
-                assert!(header.last_offset() >= from, "offsets go back");
-                count += 1;
-            }
-        }
-        from = chunk.next;
-    }
-    trace.note_size("read", count);
-    trace.note_size("producers", partition.producers().len());
-    if let Ok(found) = partition
-        .find_timestamp(TimestampMs(1_700_000_000_020))
-        .await
-    {
-        trace.note_kind("time", &found.is_some());
     }
 }

@@ -3,6 +3,7 @@
 mod batch;
 mod codec;
 mod files;
+mod node;
 
 use crate::Trace;
 
@@ -33,7 +34,9 @@ pub static TARGETS: &[Target] = &[
     files::ACTIVE,
     files::INDEX,
     files::SNAPSHOT,
+    files::RECOVERY_POINT,
     files::CHECKPOINT,
+    files::SCRUB,
     files::FORMAT,
     files::MARK,
 ];
