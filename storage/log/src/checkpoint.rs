@@ -29,8 +29,8 @@ pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
 /// The largest file that is read: some millions of partitions.
 pub(crate) const FILE_BYTES_MAX: usize = 256 << 20;
 
-const MAGIC: [u8; 4] = *b"MSCP";
-const VERSION: u32 = 1;
+pub(crate) const MAGIC: [u8; 4] = *b"MSCP";
+pub(crate) const VERSION: u32 = 1;
 
 /// Where each partition is synced, as the file says; sorted, so that the same points give the same file.
 pub(crate) type Points = BTreeMap<PartitionId, SyncedPoint>;
@@ -121,7 +121,10 @@ fn encode(points: &Points) -> Vec<u8> {
     let mut out = Vec::with_capacity(12 + points.len() * 52);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
-    for (id, point) in points {
+    // In order, so that the same state gives the same bytes.
+    let mut sorted: Vec<_> = points.iter().collect();
+    sorted.sort_unstable_by_key(|(id, _)| **id);
+    for (id, point) in sorted {
         out.extend_from_slice(id.topic.0.as_bytes());
         out.extend_from_slice(&id.index.0.to_le_bytes());
         out.extend_from_slice(point.segment.0.as_bytes());

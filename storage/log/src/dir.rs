@@ -23,9 +23,9 @@ use crate::{
 };
 
 /// The format of everything in the directory.
-const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 1;
 
-const FORMAT_MAGIC: [u8; 4] = *b"MSLG";
+pub(crate) const FORMAT_MAGIC: [u8; 4] = *b"MSLG";
 
 /// The largest format file that is read.
 const FORMAT_BYTES_MAX: usize = 4096;

@@ -6,7 +6,7 @@
 //! # Concepts
 //! - A **partition** is a chain of **segments**; only the last one is active. A segment file is
 //!   concatenated record batches of version 2 and nothing else; names are in `paths.rs`, the index
-//!   file of a sealed segment in `index_file.rs`, the file of synced points in `checkpoint.rs`, the
+//!   file of a sealed segment in `index_file/`, the file of synced points in `checkpoint.rs`, the
 //!   files that tell the format and a clean stop in `dir.rs`.
 //! - An **I/O shard** is a thread that owns the active segments of its partitions ([`Log`] spreads
 //!   them by hash). It takes everything that waits, stamps offsets, makes one vectored write per
@@ -40,6 +40,8 @@ mod dir;
 mod error;
 mod event;
 mod files;
+#[cfg(test)]
+mod formats;
 mod inbox;
 mod index;
 mod index_file;

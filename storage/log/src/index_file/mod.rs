@@ -26,9 +26,9 @@ use crate::{
 /// Bytes of a section before its payload: tag and length.
 const SECTION_HEAD_BYTES: u64 = 12;
 
-const MAGIC: [u8; 4] = *b"MSIX";
+pub(crate) const MAGIC: [u8; 4] = *b"MSIX";
 /// Version 1 had no digests of chunks; a file of it counts as none and is made again.
-const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 
 const TAG_HEADER: u32 = 1;
 const TAG_OFFSETS: u32 = 2;
@@ -38,6 +38,18 @@ const TAG_QOS2: u32 = 5;
 // 6 was in files of version 1.
 const TAG_CHUNKS: u32 = 7;
 const TAG_LABELS: u32 = 8;
+
+/// Every section that is written, in the order of the tags.
+#[cfg(test)]
+pub(crate) const TAGS: [u32; 7] = [
+    TAG_HEADER,
+    TAG_OFFSETS,
+    TAG_TIMES,
+    TAG_PRODUCERS,
+    TAG_QOS2,
+    TAG_CHUNKS,
+    TAG_LABELS,
+];
 
 /// The largest dictionary that is written, or read back.
 pub(crate) const LABELS_BYTES_MAX: usize = 64 << 20;

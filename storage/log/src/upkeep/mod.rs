@@ -14,6 +14,8 @@ use std::time::Duration;
 use mainstem_env::Env;
 
 pub(crate) use scrub::ScrubState;
+#[cfg(test)]
+pub(crate) use scrub::{MAGIC as SCRUB_MAGIC, VERSION as SCRUB_VERSION};
 
 use crate::log::{Log, WeakLog};
 

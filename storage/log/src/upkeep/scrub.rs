@@ -28,8 +28,8 @@ use crate::{
     verify::damaged_batches,
 };
 
-const MAGIC: [u8; 4] = *b"MSSB";
-const VERSION: u32 = 1;
+pub(crate) const MAGIC: [u8; 4] = *b"MSSB";
+pub(crate) const VERSION: u32 = 1;
 
 /// The largest state file that is read.
 const FILE_BYTES_MAX: usize = 4096;

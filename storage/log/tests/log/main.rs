@@ -10,6 +10,7 @@ mod compaction;
 mod concurrent;
 mod directory;
 mod faults;
+mod golden;
 mod interval;
 mod labels;
 mod lifecycle;
