@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use mainstem_log::{
-    Ack, Append, CompactOptions, Flush, Label, Labeller, Labels, Log, LogOptions, Partition,
-    PartitionSettings, PartitionSpec, Read, SegmentSpec,
+    Ack, Append, CompactOptions, Flush, Label, Labeller, Labels, Log, LogOptions, Lookup,
+    Partition, PartitionSettings, PartitionSpec, Read, SegmentSpec,
     verify::{DumpOptions, Finding, Severity, dump, verify},
 };
 use mainstem_record::{
@@ -25,26 +25,27 @@ use crate::Trace;
 /// What a batch may unpack to here.
 const UNPACKED_BYTES_MAX: usize = 1 << 20;
 const READ_BYTES_MAX: usize = 64 << 10;
+/// The label of a record that few batches have.
+const RARE_LABEL: &[u8] = b"292";
 
-/// The label of a record is its key; without one it is uncertain.
+/// The label of a record is the length of its value; in batches of the MQTT adapter it is uncertain.
 #[derive(Debug)]
-struct ByKey;
+struct ByLength;
 
-impl Labels for ByKey {
+impl Labels for ByLength {
     fn labeller(&self, _: PartitionId) -> Option<Box<dyn Labeller>> {
         Some(Box::new(Self))
     }
 }
 
-impl Labeller for ByKey {
-    fn label(&self, _: &BatchHeader, record: &RecordView<'_>, out: &mut Vec<u8>) -> Label {
-        match record.key {
-            Some(key) => {
-                out.extend_from_slice(key);
-                Label::Known
-            }
-            None => Label::Uncertain,
+impl Labeller for ByLength {
+    fn label(&mut self, batch: &BatchHeader, record: &RecordView<'_>, out: &mut Vec<u8>) -> Label {
+        if batch.attributes.is_mqtt() {
+            return Label::Uncertain;
         }
+        let length = record.value.map_or(0, <[u8]>::len);
+        out.extend_from_slice(length.to_string().as_bytes());
+        Label::Known
     }
 }
 
@@ -59,7 +60,6 @@ fn options() -> LogOptions {
         open_files_max: 2,
         low_space_bytes: 0,
         decompressed_bytes_max: UNPACKED_BYTES_MAX,
-        labels: Some(Arc::new(ByKey)),
         dictionary_segment_bytes_min: 0,
         ..LogOptions::new(dir())
     }
@@ -107,7 +107,10 @@ pub(super) async fn start(world: &World, disk: &SimFs, incarnation: u64) -> Resu
     let registry = prometheus::Registry::new();
     let env = world.process(disk, incarnation).env;
     match Log::start(env, options(), &registry).await {
-        Ok((log, _events)) => Ok(log),
+        Ok((log, _events)) => {
+            log.set_labels(Arc::new(ByLength));
+            Ok(log)
+        }
         Err(error) => Err(error.to_string()),
     }
 }
@@ -255,9 +258,13 @@ async fn look_up(partition: &Partition, trace: &mut Trace) {
     let mut from = partition.ends().log_start;
     let mut count = 0;
     loop {
-        let hits = match partition.matching(from, |label| label == b"key-2").await {
-            Ok(Some(hits)) => hits,
-            Ok(None) => break,
+        let found = partition.matching(from, |label| label == RARE_LABEL).await;
+        let hits = match found {
+            Ok(Lookup::Hits(hits)) => hits,
+            Ok(Lookup::All(end)) => {
+                trace.note_kind("all", &(end > from));
+                break;
+            }
             Err(error) => {
                 trace.note_kind("matching", &error);
                 break;
