@@ -51,6 +51,8 @@ mod metrics;
 mod options;
 mod partition;
 mod paths;
+#[doc(hidden)]
+pub mod planted;
 mod points;
 mod progress;
 mod read;

@@ -22,6 +22,7 @@ use crate::{
     metrics::Metrics,
     options::LogOptions,
     partition::Tools,
+    planted::{Bug, planted},
     points::{Draft, Points},
     shared::{Shared, Status},
     space::SpaceGuard,
@@ -125,11 +126,15 @@ impl Core {
 
     /// Takes note of how far a segment is synced; it is written down soon.
     pub(crate) fn note_synced(&mut self, id: PartitionId, active: &Active) {
-        let point = SyncedPoint {
+        let mut point = SyncedPoint {
             segment: active.segment.id,
             offset: active.synced,
             position: active.synced_position,
         };
+        if planted(Bug::SyncedPointAhead) {
+            point.offset = active.next;
+            point.position = active.position;
+        }
         self.checkpoint.set(id, point);
         let due = self.now + CHECKPOINT_INTERVAL;
         self.checkpoint_due.get_or_insert(due);

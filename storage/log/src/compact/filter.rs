@@ -17,7 +17,11 @@ use mainstem_record::{
 };
 
 use super::offset_map::OffsetMap;
-use crate::{dedupe::Dedupe, transactions::Transactions};
+use crate::{
+    dedupe::Dedupe,
+    planted::{Bug, planted},
+    transactions::Transactions,
+};
 
 /// Decides about the batches of a partition, from its first one on.
 pub(crate) struct Filter {
@@ -139,7 +143,8 @@ impl Filter {
             && header.delete_horizon().is_none()
             && (tombstones || (fate.is_empty_marker && kept > 0));
         let all = usize::try_from(header.record_count).unwrap_or(0);
-        if kept == 0 && !(ends_segment || self.newest.has(header)) {
+        let is_newest = self.newest.has(header) && !planted(Bug::SequenceDropped);
+        if kept == 0 && !(ends_segment || is_newest) {
             return Ok(Kept::Nothing);
         }
         if kept == all && !sets_horizon {
@@ -211,11 +216,10 @@ impl Filter {
         let is_newest = self
             .map
             .get(key)
-            .is_none_or(|newest| record.offset >= newest);
+            .is_none_or(|newest| record.offset >= newest && !planted(Bug::NewestDropped));
         let outlived = || {
-            header
-                .delete_horizon()
-                .is_some_and(|at| at.0 <= self.now_ms)
+            let at = header.delete_horizon();
+            at.is_some_and(|at| at.0 <= self.now_ms) || planted(Bug::TombstoneEarly)
         };
         is_newest && (record.value.is_some() || !outlived())
     }

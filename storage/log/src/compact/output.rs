@@ -25,6 +25,7 @@ use crate::{
     log::expiry_ms,
     partition::Tools,
     paths,
+    planted::{Bug, planted},
     scan::{BatchRule, Scan, ScanOptions, scan},
     spec::SegmentSpec,
 };
@@ -117,7 +118,9 @@ impl Output {
         if !self.buffer.is_empty() {
             self.write()?;
         }
-        self.file.sync_all()?;
+        if !planted(Bug::RenameBeforeSync) {
+            self.file.sync_all()?;
+        }
         let dedupe = match dedupe {
             Some(dedupe) => dedupe,
             None => self.replay(tools)?,
@@ -145,7 +148,9 @@ impl Output {
         self.fs.write_atomic(&index_path, &index_file)?;
         let temporary = self.path.with_added_extension(paths::TEMPORARY);
         self.fs.rename(&temporary, &self.path)?;
-        if let Some(dir) = self.path.parent() {
+        if let Some(dir) = self.path.parent()
+            && !planted(Bug::NoSyncOfCompactedName)
+        {
             self.fs.sync_dir(dir)?;
         }
         Ok(Finished {

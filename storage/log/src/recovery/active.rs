@@ -21,6 +21,7 @@ use crate::{
     index::Index,
     index_file::{self, Contents, INDEX_FILE_BYTES_MAX},
     paths,
+    planted::{Bug, planted},
     scan::{BatchRule, Scan, ScanOptions, index_headers, rewrite, scan},
     segment::{Segment, SegmentState},
     spec::SegmentSpec,
@@ -106,7 +107,9 @@ pub(crate) fn create_active(
     if !file.is_empty()? {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    fs.sync_dir(dir)?;
+    if !planted(Bug::NoDirectorySync) {
+        fs.sync_dir(dir)?;
+    }
     let index = Index::new(spec.base, index_interval);
     let segment = active_segment(dir, spec, wall_ms, (file.clone(), index), 0);
     Ok(Active::new(segment, file, (spec.base, 0), Digest::new()))
@@ -247,7 +250,7 @@ impl Opening<'_> {
         self.options
             .progress
             .scanned(scan.position - saved_position);
-        if scan.position < self.synced_bytes() {
+        if scan.position < self.synced_bytes() && !planted(Bug::CutBelowSynced) {
             return self.damaged((file, len), scan, dedupe);
         }
         if scan.position < len {
@@ -285,7 +288,7 @@ impl Opening<'_> {
     /// now on, whatever the policy, since the synced point will say so.
     fn make_durable(&self, file: &dyn File, (position, len): (u64, u64)) -> Result<(), LogError> {
         let synced_bytes = self.synced_bytes();
-        if position > synced_bytes {
+        if position > synced_bytes && !planted(Bug::NoRewrite) {
             rewrite(file, synced_bytes, position).map_err(LogError::io(&self.path))?;
         }
         if len > synced_bytes {

@@ -15,6 +15,7 @@ use crate::{
     event::{LogEvent, PartitionFailure, RollReason},
     inbox::finish,
     index::{SEGMENT_BYTES_MAX, SEGMENT_OFFSETS_MAX},
+    planted::{Bug, planted},
     shard::Core,
     shared::Status,
     spec::Flush,
@@ -76,6 +77,9 @@ impl Writer {
         tracing::error!(%error, partition = %self.shared.id, "write failed");
         {
             let mut dedupe = self.shared.dedupe.lock();
+            if planted(Bug::NoUnwind) {
+                self.staged.undo_producers.clear();
+            }
             for (id, previous) in self.staged.undo_producers.drain(..).rev() {
                 dedupe.producers.restore(id, previous);
             }
@@ -132,13 +136,17 @@ impl Writer {
             let state = &mut *state;
             for (header, batch) in batches {
                 if let Some((_, index)) = &mut state.open {
-                    index.push(header, active.position);
+                    let behind = u64::from(planted(Bug::IndexOffByOne)) * batch.len() as u64;
+                    index.push(header, active.position + behind);
                     state.max_timestamp = index.max_timestamp();
                 }
                 active.position += batch.len() as u64;
                 active.next = header.next_offset();
             }
             state.bytes = active.position;
+        }
+        if planted(Bug::SyncedPointAhead) {
+            core.note_synced(self.shared.id, active);
         }
         for (_, batch) in batches {
             active.digest.update(batch);
@@ -148,7 +156,7 @@ impl Writer {
         core.space.wrote(self.staged.bytes as u64);
         core.points.grew(self.slot, self.staged.bytes as u64);
         cache(core, &self.shared, batches);
-        let readable = self.settings.flush != Flush::Always;
+        let readable = self.settings.flush != Flush::Always || planted(Bug::EarlyRead);
         {
             let mut state = self.shared.state.write();
             state.ends.log_end = active.next;
@@ -180,7 +188,7 @@ impl Writer {
                 ..
             } = staged;
             appended.log_start = log_start;
-            if ack == Ack::Durable && always && end > synced {
+            if ack == Ack::Durable && always && end > synced && !planted(Bug::EarlyAck) {
                 self.waiters.push_back(Waiter {
                     end,
                     since: core.now,

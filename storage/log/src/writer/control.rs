@@ -7,6 +7,7 @@ use crate::{
     active::{Active, Frozen},
     error::PartitionError,
     inbox::{FlushSender, finish},
+    planted::{Bug, planted},
     shard::Core,
     spec::{Flush, PartitionSettings},
 };
@@ -48,11 +49,15 @@ impl Writer {
             let _ = reply.send(Err(error));
             return;
         }
-        let Some(active) = &self.active else {
+        let Some(active) = &mut self.active else {
             let _ = reply.send(Err(PartitionError::NoActiveSegment));
             return;
         };
         self.gate.closed = true;
+        if planted(Bug::NoSyncBeforeSeal) {
+            active.synced = active.next;
+            active.synced_position = active.position;
+        }
         if active.is_dirty() {
             let end = active.next;
             self.wait_for_sync(core, end, Waiting::Freeze(reply));

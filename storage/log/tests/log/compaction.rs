@@ -66,6 +66,10 @@ struct World {
     epoch: i32,
     compactions: u32,
     removed: u32,
+    /// The earliest time at which each tombstone may go: a compaction that kept it has said so.
+    horizons: HashMap<i64, i64>,
+    /// Up to where the compactions since the last check went, and their horizons.
+    passed: Vec<(i64, i64)>,
 }
 
 impl Sent {
@@ -120,6 +124,8 @@ impl World {
             epoch: 1,
             compactions: 0,
             removed: 0,
+            horizons: HashMap::new(),
+            passed: Vec::new(),
         }
     }
 
@@ -315,6 +321,7 @@ impl World {
             io_bytes_per_second: None,
         };
         self.maybe_crash();
+        let horizon = self.clock.wall_ms() + options.delete_retention_ms;
         let mut compaction = self.partition.compact(options).await.unwrap();
         loop {
             let id = self.fresh_id();
@@ -333,6 +340,7 @@ impl World {
                 return;
             }
             self.commit(&replacement);
+            self.passed.push((replacement.clean_end.0, horizon));
             self.maybe_crash();
             let (old, new) = (&replacement.old, replacement.new);
             self.partition.replace_segments(old, new).await.unwrap();
@@ -520,7 +528,15 @@ impl World {
             }
         }
         self.removed = self.removed.max(records - present.len() as u32);
+        let now = self.clock.wall_ms();
         for (key, (offset, has_value)) in newest {
+            if !has_value && !present.contains_key(&offset) {
+                let horizon = self.horizons.get(&offset);
+                assert!(
+                    horizon.is_some_and(|at| *at <= now),
+                    "the tombstone of key {key} at {offset} is gone before its horizon"
+                );
+            }
             let there = of_key.get(&key).map_or(&[][..], Vec::as_slice);
             if has_value || !there.is_empty() {
                 assert_eq!(
@@ -528,6 +544,13 @@ impl World {
                     Some(&offset),
                     "the newest record of key {key}"
                 );
+            }
+        }
+        for (end, horizon) in std::mem::take(&mut self.passed) {
+            for sent in self.sent.iter().filter(|sent| sent.end() <= end) {
+                for offset in sent.base..sent.end() {
+                    self.horizons.entry(offset).or_insert(horizon);
+                }
             }
         }
     }
@@ -574,21 +597,27 @@ impl World {
     }
 }
 
+/// Runs one seed; returns compactions, records removed and segments left.
+pub(crate) fn history(seed: u64) -> (u32, u32, usize) {
+    run(async {
+        let mut world = World::new(seed).await;
+        for _ in 0..STEPS {
+            world.step().await;
+        }
+        world.check().await;
+        (world.compactions, world.removed, world.chain.len())
+    })
+}
+
 #[test]
 fn newest_values_offsets_transactions_and_sequences_survive_compaction() {
     let (mut compactions, mut removed, mut segments) = (0, 0, 0);
     for seed in seeds(SEEDS) {
         println!("BROKER_SEED={seed}");
-        run(async {
-            let mut world = World::new(seed).await;
-            for _ in 0..STEPS {
-                world.step().await;
-            }
-            world.check().await;
-            compactions += world.compactions;
-            removed += world.removed;
-            segments += world.chain.len();
-        });
+        let (of_seed, gone, left) = history(seed);
+        compactions += of_seed;
+        removed += gone;
+        segments += left;
     }
     println!("{compactions} compactions, {removed} records removed, {segments} segments left");
     assert!(compactions > 0 && removed > 0);

@@ -17,6 +17,8 @@ mod copies;
 mod model;
 mod node;
 mod ops;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod world;
 mod writer;
 

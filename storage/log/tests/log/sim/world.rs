@@ -290,8 +290,8 @@ pub(crate) fn any_flush(dice: &mut Dice) -> Flush {
     match dice.below(5) {
         0 => Flush::Os,
         1 => Flush::Interval {
-            bytes: 1 + dice.below(4000),
-            time: std::time::Duration::from_millis(1 + dice.below(3000)),
+            bytes: 1 + dice.below(8000),
+            time: std::time::Duration::from_millis(1 + dice.below(10_000)),
         },
         _ => Flush::Always,
     }
