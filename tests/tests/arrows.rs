@@ -92,8 +92,8 @@ const CONFINED: &[(&str, &[&str])] = &[
 /// The record model and the configuration run without a runtime.
 const WITHOUT_TOKIO: &[&str] = &["mainstem-record", "mainstem-config"];
 
-/// Crate -> what it depends on outside its own tests.
-fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+/// What cargo knows of the workspace.
+fn workspace() -> serde_json::Value {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the workspace");
@@ -114,7 +114,12 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// Crate -> what it depends on outside its own tests.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = workspace();
     let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
     let packages = metadata["packages"]
         .as_array()
@@ -172,4 +177,19 @@ fn outside_crates_stay_where_they_belong() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn planted_bugs_are_in_no_build_that_does_not_ask_for_them() {
+    for package in workspace()["packages"].as_array().expect("packages") {
+        let dependencies = package["dependencies"].as_array().expect("dependencies");
+        for dependency in dependencies {
+            let features = dependency["features"].to_string();
+            assert!(!features.contains("planted-bugs"), "{dependency}");
+        }
+        for (feature, enables) in package["features"].as_object().expect("features") {
+            let enables = enables.to_string();
+            assert!(!enables.contains("planted-bugs"), "{feature}: {enables}");
+        }
+    }
 }
