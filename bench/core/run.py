@@ -29,8 +29,8 @@ class Suite:
     sections: tuple
     # Name of a section to what measures it, given the context and the options.
     work: dict
-    # Of the disk, while it runs.
-    free_bytes_min: int
+    # Given the names of the sections: bytes of the disk that must be free.
+    free_bytes_min: Callable
     # Nothing is begun after so many minutes, unless asked for.
     minutes: float
     # Adds options of its own.
@@ -111,8 +111,9 @@ def main(suite):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     context = None
     try:
-        if shutil.disk_usage(work).free < suite.free_bytes_min:
-            sys.exit(f"{suite.program}: less than {suite.free_bytes_min >> 30} GiB are free at {work}")
+        needed = suite.free_bytes_min(options.names)
+        if shutil.disk_usage(work).free < needed:
+            sys.exit(f"{suite.program}: less than {needed >> 30} GiB are free at {work}")
         allow_many_files()
         facts, began = machine.facts(), time.monotonic()
         fleet = suite.fleet(work)

@@ -8,7 +8,7 @@ from .sections import BESIDE, LOG, RATIO, SECTIONS
 LIMIT_S = 60
 SECONDS = 2.0
 STALLS = 2
-MEBIBYTES = 1024
+MEBIBYTES = 512
 TURNS = 40
 
 ROWS = {section.name: section.rows for section in SECTIONS}

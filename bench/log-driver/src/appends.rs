@@ -24,13 +24,16 @@ use crate::{
 const WAITERS: usize = 64;
 
 /// More than small batches are written in a run.
-const TOUCHED_BYTES: usize = 2 << 30;
+const TOUCHED_BYTES: usize = 1 << 30;
 
 /// What the written file of a ring is like.
 const OVERWRITTEN_BYTES: u64 = 64 << 20;
 
 /// Appends of one kind between two looks at the other, so that both see the same minute.
 const LATENCY_TURN: usize = 50;
+
+/// On a disk in a bad spell turns end here.
+const LATENCY_MAX: Duration = Duration::from_secs(5);
 
 /// What some waiters got done.
 struct Done {
@@ -42,7 +45,7 @@ struct Done {
 
 /// 64 KiB batches through a shard, beside a bare loop of writes of the same size.
 pub(crate) async fn large(env: Env, mut args: Args) -> Outcome<Report> {
-    let count = args.get("mib", 1024)? * (1 << 20) / LARGE_BYTES;
+    let count = args.get("mib", 512)? * (1 << 20) / LARGE_BYTES;
     let product_first = args.get("product_first", true)?;
     let dir = args.dir();
     args.all_read()?;
@@ -227,6 +230,7 @@ async fn wait_and_append(
 /// One that waits for each of its appends to be synced, beside a bare append and fdatasync.
 pub(crate) async fn latency(env: Env, mut args: Args) -> Outcome<Report> {
     let turns = args.get("turns", 40)?;
+    let end = env.now() + LATENCY_MAX;
     let dir = args.dir();
     args.all_read()?;
     let node = Node::start(env.clone(), dir.join("log")).await?;
@@ -239,6 +243,9 @@ pub(crate) async fn latency(env: Env, mut args: Args) -> Outcome<Report> {
     let (mut product, mut bare, mut bare_over) = (Vec::new(), Vec::new(), Vec::new());
     // The first turn warms up.
     for turn in 0..=turns {
+        if turn > 1 && env.now() > end {
+            break;
+        }
         let mut own = Vec::with_capacity(LATENCY_TURN);
         for _ in 0..LATENCY_TURN {
             let append = durable(batches.fresh());
