@@ -268,6 +268,7 @@ fn log_options(config: &Config) -> LogOptions {
         },
         tail_cache_bytes: storage.tail_cache_bytes,
         shard_inflight_bytes_max: storage.shard_inflight_bytes_max,
+        journal_bytes: storage.journal_bytes,
         index_interval_bytes: storage.index_interval_bytes,
         low_space_bytes: storage.low_space_bytes,
         producer_expiry: Duration::from_millis(

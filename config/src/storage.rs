@@ -20,6 +20,9 @@ section! {
         /// Bytes of appends that may wait in one shard before producers are held back.
         "mainstem.shard.inflight.bytes" => shard_inflight_bytes_max: usize = 67_108_864, Long,
             long_from(1_048_576);
+        /// Bytes of each shard's journal, a preallocated file that makes small appends of many
+        /// partitions durable with one sync; 0: each partition's file is synced.
+        "mainstem.journal.bytes" => journal_bytes: u64 = 67_108_864, Long, long_from(0);
         /// Bytes of log between two entries of a segment's index, for all topics.
         "log.index.interval.bytes" => index_interval_bytes: u32 = 4096, Int, int_from(1024);
         /// Milliseconds between two looks for segments that retention lets go.

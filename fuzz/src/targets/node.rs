@@ -59,6 +59,7 @@ fn options() -> LogOptions {
         tail_cache_bytes: 4000,
         open_files_max: 2,
         low_space_bytes: 0,
+        journal_bytes: 128 << 10,
         decompressed_bytes_max: UNPACKED_BYTES_MAX,
         dictionary_segment_bytes_min: 0,
         ..LogOptions::new(dir())

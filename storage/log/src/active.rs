@@ -20,11 +20,17 @@ pub(crate) struct Active {
     pub(crate) next: Offset,
     /// Where the next batch goes, in bytes.
     pub(crate) position: u64,
-    /// Up to where it is on stable storage.
+    /// Up to where it is on stable storage, in its file or in the journal.
     pub(crate) synced: Offset,
     pub(crate) synced_position: u64,
     /// Where its recovery point ended when it was opened.
     pub(crate) saved_position: u64,
+    /// Up to where its file is on stable storage.
+    pub(crate) in_place: u64,
+    /// The oldest record of the journal that holds some of what its file does not.
+    pub(crate) journaled: Option<u64>,
+    /// The same, from before the sync of its file that is under way to make room in the journal.
+    pub(crate) journaled_before: Option<u64>,
     /// Kept up to date with the appends, so that a seal need not read the file again.
     pub(crate) digest: Digest,
 }
@@ -57,12 +63,20 @@ impl Active {
             synced: next,
             synced_position: position,
             saved_position: position,
+            in_place: position,
+            journaled: None,
+            journaled_before: None,
             digest,
         }
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
         self.synced_position < self.position
+    }
+
+    /// Whether all of it is on stable storage in its own file.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.in_place == self.position
     }
 
     pub(crate) fn freeze(&self) -> Frozen {

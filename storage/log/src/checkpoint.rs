@@ -84,6 +84,16 @@ impl Checkpoint {
         self.points.lock().insert(id, point);
     }
 
+    /// Takes over a point that is newer than what is known; offsets of a partition only rise.
+    pub(crate) fn raise(&self, id: PartitionId, point: SyncedPoint) {
+        let mut points = self.points.lock();
+        let known = points.entry(id).or_insert(point);
+        let is_newer = (known.offset, known.position) < (point.offset, point.position);
+        if known.offset < point.offset || (known.segment == point.segment && is_newer) {
+            *known = point;
+        }
+    }
+
     pub(crate) fn remove(&self, id: PartitionId) {
         self.points.lock().remove(&id);
     }

@@ -144,6 +144,43 @@ pub enum FormatDamage {
     },
 }
 
+/// What is wrong with the journal of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JournalDamage {
+    /// What tells its records apart cannot be read.
+    #[error("the journal is damaged at byte {position}")]
+    Slot {
+        /// Where, in bytes.
+        position: u64,
+    },
+    /// The file was cut or extended.
+    #[error("the journal has {found} bytes instead of {expected}")]
+    Length {
+        /// Bytes that it must have.
+        expected: u64,
+        /// Bytes that it has.
+        found: u64,
+    },
+    /// A newer version of Mainstem has written it.
+    #[error("journal version {found} is newer than this version of Mainstem")]
+    Version {
+        /// What it says.
+        found: u32,
+    },
+    /// A record that was on stable storage cannot be read, and it cannot be told whose it was.
+    #[error("the journal is damaged: record {sequence} cannot be read{}", at(*position))]
+    Record {
+        /// The number of the record.
+        sequence: u64,
+        /// Where it begins, in bytes, if that is known.
+        position: Option<u64>,
+    },
+}
+
+fn at(position: Option<u64>) -> String {
+    position.map_or_else(String::new, |position| format!(" at byte {position}"))
+}
+
 /// Why the log as a whole could not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -172,6 +209,14 @@ pub enum LogError {
         path: PathBuf,
         /// What is wrong with it.
         damage: FormatDamage,
+    },
+    /// What was acknowledged may be in this journal only. Nothing was changed.
+    #[error("{path}: {damage}; restore it, or move it away to begin without what only it holds")]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        damage: JournalDamage,
     },
     /// A metric of this name is there already.
     #[error("cannot register the metrics: {0}")]

@@ -45,6 +45,7 @@ mod formats;
 mod inbox;
 mod index;
 mod index_file;
+mod journal;
 mod labels;
 mod log;
 mod metrics;
@@ -73,7 +74,7 @@ mod writer;
 
 pub use append::{Ack, Append, AppendTicket, Appended, Qos2Id};
 pub use compact::{CompactError, CompactOptions, Compaction, Replacement};
-pub use error::{AppendError, FormatDamage, LogError, PartitionError, ReadError};
+pub use error::{AppendError, FormatDamage, JournalDamage, LogError, PartitionError, ReadError};
 pub use event::{EVENTS_MAX, LogEvent, PartitionFailure, RollReason, ShardFailure, ShardHealth};
 pub use labels::{Label, Labeller, Labels};
 pub use log::Log;

@@ -20,6 +20,7 @@ use crate::{
     event::{EVENTS_MAX, LogEvent, ShardHealth},
     files::Files,
     inbox::{Control, Health, Inbox},
+    journal::{RING_BYTES_MAX, RING_BYTES_MIN, replay},
     labels::Labels,
     metrics::Metrics,
     options::LogOptions,
@@ -113,10 +114,15 @@ impl Log {
         if options.shards == 0 {
             return Err(LogError::Options("the log needs at least one shard"));
         }
+        let journal = options.journal_bytes;
+        if journal != 0 && !(RING_BYTES_MIN..=RING_BYTES_MAX).contains(&journal) {
+            return Err(LogError::Options("the journal is too small or too large"));
+        }
         let metrics = Metrics::register(metrics_registry)?;
         let options = Arc::new(options);
         let (clean_run, checkpoint) = prepare(&env, options.dir.clone(), must_exist).await?;
         let checkpoint = Arc::new(checkpoint);
+        replay(&env, &options.dir, options.shards, &checkpoint).await?;
         let files = Arc::new(Files::new(
             env.fs.clone(),
             options.open_files_max,

@@ -15,6 +15,12 @@ pub(crate) struct Metrics {
     pub(crate) append_batches: IntCounter,
     pub(crate) syncs: IntCounter,
     pub(crate) sync_seconds: Histogram,
+    pub(crate) journal_bytes: IntCounter,
+    pub(crate) journal_records: IntCounter,
+    pub(crate) journal_used_bytes: IntGauge,
+    pub(crate) journal_seconds: Histogram,
+    /// Syncs of segments that make room in the journal.
+    pub(crate) journal_trim_syncs: IntCounter,
     pub(crate) durable_seconds: Histogram,
     pub(crate) cache_bytes: IntGauge,
     pub(crate) read_bytes_cache: IntCounter,
@@ -70,8 +76,28 @@ impl Metrics {
                 "Bytes of batches appended",
             )?,
             append_batches: counter("mainstem_log_append_batches_total", "Batches appended")?,
-            syncs: counter("mainstem_log_sync_total", "Syncs of segment files")?,
+            syncs: counter("mainstem_log_sync_total", "Syncs of segment files in place")?,
             sync_seconds: seconds("mainstem_log_sync_seconds", "Duration of a round of syncs")?,
+            journal_bytes: counter(
+                "mainstem_log_journal_bytes_total",
+                "Bytes written to the journals",
+            )?,
+            journal_records: counter(
+                "mainstem_log_journal_records_total",
+                "Records written to the journals: one for each round of syncs",
+            )?,
+            journal_used_bytes: gauge(
+                "mainstem_log_journal_used_bytes",
+                "Bytes of the journals that may not be overwritten yet",
+            )?,
+            journal_seconds: seconds(
+                "mainstem_log_journal_seconds",
+                "Duration of writing and syncing a record of a journal",
+            )?,
+            journal_trim_syncs: counter(
+                "mainstem_log_journal_trim_syncs_total",
+                "Syncs of segment files that made room in a journal",
+            )?,
             durable_seconds: seconds(
                 "mainstem_log_append_durable_seconds",
                 "From taking an append out of the inbox to its being synced",

@@ -15,6 +15,9 @@ pub struct LogOptions {
     pub shard_inflight_bytes_max: usize,
     /// Messages that may wait in the inbox of one shard.
     pub shard_inflight_count_max: usize,
+    /// Bytes of the journal of one shard, which makes small appends under [`crate::Flush::Always`]
+    /// durable; 0 for none: they are then synced in their segments' files.
+    pub journal_bytes: u64,
     /// One index entry is made per this many bytes of a segment.
     pub index_interval_bytes: u32,
     /// Below this much free space appends are refused; internal topics go on to a quarter of it.
@@ -49,6 +52,7 @@ impl LogOptions {
             tail_cache_bytes: 128 << 20,
             shard_inflight_bytes_max: 64 << 20,
             shard_inflight_count_max: 65_536,
+            journal_bytes: 64 << 20,
             index_interval_bytes: 4096,
             low_space_bytes: 256 << 20,
             producer_expiry: Duration::from_secs(24 * 60 * 60),

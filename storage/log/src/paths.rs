@@ -5,6 +5,7 @@
 //! <dir>/scrub                                              how far the scrub is
 //! <dir>/format                                             version; there once the rest is
 //! <dir>/clean-shutdown                                     there only after a clean stop
+//! <dir>/journal/<shard>.ring                               what is not yet synced in its segment
 //! <dir>/trash/<wall clock ms>-...                         what metadata did not name
 //! <dir>/partitions/<topic uuid>/<index>/<20-digit base>-<segment uuid>.log   batches
 //!                                                                     .idx   once sealed
@@ -20,6 +21,7 @@ use uuid::Uuid;
 pub(crate) const LOG: &str = "log";
 pub(crate) const INDEX: &str = "idx";
 pub(crate) const SNAPSHOT: &str = "snap";
+pub(crate) const RING: &str = "ring";
 pub(crate) const DELETED: &str = "deleted";
 pub(crate) const TEMPORARY: &str = "tmp";
 
@@ -47,6 +49,21 @@ pub(crate) fn trash(dir: &Path) -> PathBuf {
 /// How far the scrub is.
 pub(crate) fn scrub(dir: &Path) -> PathBuf {
     dir.join("scrub")
+}
+
+/// The directory of the shards' rings.
+pub(crate) fn journal(dir: &Path) -> PathBuf {
+    dir.join("journal")
+}
+
+pub(crate) fn ring(dir: &Path, shard: usize) -> PathBuf {
+    journal(dir).join(format!("{shard}.{RING}"))
+}
+
+/// The shard whose ring has this name.
+pub(crate) fn parse_ring(name: &str) -> Option<usize> {
+    let (shard, extension) = name.split_once('.')?;
+    (extension == RING).then(|| shard.parse().ok())?
 }
 
 /// The file that tells the version of the format.

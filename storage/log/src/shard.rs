@@ -5,6 +5,8 @@
 //! publishes, and completes who waits. Syncs run beside it. There is no linger timer: batches come
 //! from load.
 
+mod rounds;
+
 use std::{future::pending, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use mainstem_env::Env;
@@ -19,16 +21,20 @@ use crate::{
     event::{LogEvent, ShardFailure},
     files::Files,
     inbox::{Control, Health, Message},
+    journal::Journal,
     metrics::Metrics,
     options::LogOptions,
     partition::Tools,
+    paths,
     planted::{Bug, planted},
     points::{Draft, Points},
     shared::{Shared, Status},
     space::SpaceGuard,
-    syncer::{self, Round, SyncDone, SyncQueue},
+    syncer::SyncQueue,
     writer::Writer,
 };
+
+use rounds::{Over, Rounds};
 
 /// How many messages are taken out of the inbox at once.
 const DRAIN_MESSAGES_MAX: usize = 4096;
@@ -52,6 +58,12 @@ pub(crate) struct Core {
     pub(crate) syncs: SyncQueue,
     pub(crate) points: Points,
     pub(crate) checkpoint: Arc<Checkpoint>,
+    /// Once it is made.
+    pub(crate) journal: Option<Journal>,
+    /// A partition would use it.
+    pub(crate) journal_wanted: bool,
+    /// Bytes of batches that partitions keep for it.
+    pub(crate) kept_bytes: usize,
     /// Room of the inbox that appends to frozen partitions hold.
     pub(crate) frozen_room: usize,
     /// When the checkpoint must be written.
@@ -69,13 +81,13 @@ pub(crate) struct Shard {
     receiver: mpsc::Receiver<Message>,
     /// Those with something staged.
     touched: Vec<usize>,
-    round: Option<(Round, Duration)>,
+    rounds: Rounds,
     closing: Option<oneshot::Sender<Result<(), LogError>>>,
 }
 
 /// What a turn of the loop begins with.
 enum Turn {
-    Synced(Vec<SyncDone>),
+    Over(Over),
     Messages(usize),
     Timer,
 }
@@ -112,6 +124,9 @@ impl Core {
             syncs: SyncQueue::default(),
             points,
             checkpoint,
+            journal: None,
+            journal_wanted: false,
+            kept_bytes: 0,
             frozen_room: 0,
             checkpoint_due: None,
             now,
@@ -175,7 +190,7 @@ impl Shard {
             free: Vec::new(),
             receiver,
             touched: Vec::new(),
-            round: None,
+            rounds: Rounds::default(),
             closing: None,
         }
     }
@@ -194,7 +209,7 @@ impl Shard {
             }
             let turn = tokio::select! {
                 biased;
-                done = poll_round(&mut self.round) => Turn::Synced(done),
+                over = self.rounds.next(&mut self.core.journal) => Turn::Over(over),
                 count = self.receiver.recv_many(&mut messages, DRAIN_MESSAGES_MAX) => {
                     Turn::Messages(count)
                 }
@@ -202,14 +217,14 @@ impl Shard {
             };
             self.core.look_at_clock();
             match turn {
-                Turn::Synced(done) => self.round_over(done),
+                Turn::Over(over) => self.over(over),
                 Turn::Messages(0) => break,
                 Turn::Messages(_) => self.drain(&mut messages).await,
                 Turn::Timer => timer = None,
             }
             self.timers();
             self.next_point();
-            self.start_round();
+            self.start_rounds();
         }
         if let Some(reply) = self.closing.take() {
             let result = self.shut_down().await;
@@ -250,7 +265,7 @@ impl Shard {
             if written > YIELD_BYTES {
                 written = 0;
                 // Syncs need not wait until all is written.
-                self.start_round();
+                self.start_rounds();
                 tokio::task::yield_now().await;
             }
         }
@@ -287,6 +302,7 @@ impl Shard {
             Control::Remove(reply) => {
                 shared.set_status(Status::Removed);
                 writer.fail_all(core, PartitionError::Removed);
+                writer.leave_journal(core);
                 shared.cache.lock().clear();
                 core.checkpoint.remove(shared.id);
                 core.checkpoint_due.get_or_insert(core.now);
@@ -353,52 +369,6 @@ impl Shard {
         }
     }
 
-    /// Starts the next round of syncs, unless one is under way.
-    fn start_round(&mut self) {
-        if self.round.is_some() || self.core.health.has_failed() {
-            return;
-        }
-        let writers = &mut self.writers;
-        let jobs: Vec<_> = self
-            .core
-            .syncs
-            .take_wanted()
-            .into_iter()
-            .filter_map(|slot| writers.get_mut(slot)?.as_mut()?.sync_job())
-            .collect();
-        if !jobs.is_empty() {
-            let started = self.core.env.now();
-            self.round = Some((syncer::start(&self.core.env, jobs), started));
-        }
-    }
-
-    fn round_over(&mut self, done: Vec<SyncDone>) {
-        if let Some((_, started)) = self.round.take() {
-            let seconds = self.core.now.saturating_sub(started).as_secs_f64();
-            self.core.metrics.sync_seconds.observe(seconds);
-        }
-        self.core.metrics.syncs.inc_by(done.len() as u64);
-        let mut failure = None;
-        for SyncDone { job, result } in done {
-            match result {
-                Ok(()) => {
-                    if let Some(Some(writer)) = self.writers.get_mut(job.slot) {
-                        writer.synced(&mut self.core, &job);
-                    }
-                }
-                Err(error) => {
-                    failure.get_or_insert_with(|| ShardFailure {
-                        path: job.segment.path.clone(),
-                        error: Arc::from(error.to_string()),
-                    });
-                }
-            }
-        }
-        if let Some(failure) = failure {
-            self.fail(failure);
-        }
-    }
-
     /// After a failed sync nothing is known of what was written since the last one, and the next
     /// sync may succeed without having written it: stop acknowledging, for good.
     fn fail(&mut self, failure: ShardFailure) {
@@ -417,27 +387,11 @@ impl Shard {
 
     /// Syncs everything and leaves what lets the next start trust the files.
     async fn shut_down(&mut self) -> Result<(), LogError> {
-        loop {
-            if let Some((round, _)) = &mut self.round {
-                let done = round.await;
-                self.core.look_at_clock();
-                self.round_over(done);
-            }
-            if self.core.health.has_failed() {
-                return Err(LogError::NotClean);
-            }
-            let mut dirty = false;
-            for writer in self.writers.iter_mut().flatten() {
-                if writer.is_dirty() {
-                    dirty = true;
-                    writer.want_sync(&mut self.core);
-                }
-            }
-            self.start_round();
-            if !dirty {
-                break;
-            }
+        if !self.sync_all().await {
+            return Err(LogError::NotClean);
         }
+        let path = paths::ring(&self.core.options.dir, self.core.health.shard);
+        self.close_journal().await.map_err(LogError::io(path))?;
         self.core.points.settle().await;
         let mut drafts = Vec::new();
         let mut bytes = 0;
@@ -470,13 +424,6 @@ fn find<'a>(
 ) -> Option<&'a mut Writer> {
     let writer = writers.get_mut(slot)?.as_deref_mut()?;
     Arc::ptr_eq(&writer.shared, shared).then_some(writer)
-}
-
-async fn poll_round(round: &mut Option<(Round, Duration)>) -> Vec<SyncDone> {
-    match round {
-        Some((round, _)) => round.await,
-        None => pending().await,
-    }
 }
 
 async fn poll_timer(timer: &mut Option<(Duration, mainstem_env::BoxFuture<'static, ()>)>) {

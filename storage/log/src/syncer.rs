@@ -1,13 +1,18 @@
-//! Makes what a shard has written durable.
+//! Syncs of segment files in place, and who wants which kind of sync.
 //!
 //! One round at a time: while it runs, the next group of appends forms, so one sync serves all of
-//! them (group commit without a timer). A round syncs each dirty segment file; a journal shared by
-//! the partitions of a shard would take this module's place.
+//! them (group commit without a timer). The journal's rounds run beside these.
 
-use std::{cmp::Reverse, collections::BinaryHeap, io, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use mainstem_env::{BoxFuture, Env, File};
-use mainstem_record::Offset;
+use mainstem_record::{Offset, SegmentId};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -18,14 +23,21 @@ use crate::{
 /// How many files of a round are synced at the same time.
 const SYNC_CONCURRENCY: usize = 4;
 
-/// One file to sync.
-pub(crate) struct SyncJob {
+/// What will be durable after a sync.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
     pub(crate) slot: usize,
-    pub(crate) segment: Arc<Segment>,
-    pub(crate) file: Arc<dyn File>,
-    /// What will be durable then, as offset and as position.
+    pub(crate) segment: SegmentId,
+    /// As offset and as position.
     pub(crate) upto: Offset,
     pub(crate) position: u64,
+}
+
+/// One file to sync.
+pub(crate) struct SyncJob {
+    pub(crate) mark: Mark,
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) file: Arc<dyn File>,
 }
 
 /// What became of it.
@@ -34,10 +46,23 @@ pub(crate) struct SyncDone {
     pub(crate) result: io::Result<()>,
 }
 
-/// Which partitions of a shard want a sync, now or later.
+/// Where a partition's bytes are to be made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SyncKind {
+    /// In the shard's journal.
+    Journal,
+    /// In the segment's file.
+    InPlace,
+}
+
+/// Which partitions of a shard want a sync, now or later. An entry may be out of date: the
+/// partition knows.
 #[derive(Default)]
 pub(crate) struct SyncQueue {
-    wanted: Vec<usize>,
+    pub(crate) journal: VecDeque<usize>,
+    pub(crate) in_place: Vec<usize>,
+    /// Partitions that were synced in place, which the journal should note.
+    pub(crate) notes: Vec<usize>,
     /// The nearest deadline first; each partition has its own interval.
     armed: BinaryHeap<Reverse<(Duration, usize)>>,
 }
@@ -48,16 +73,15 @@ pub(crate) type Round = BoxFuture<'static, Vec<SyncDone>>;
 // === impl SyncQueue ===
 
 impl SyncQueue {
-    pub(crate) fn want(&mut self, slot: usize) {
-        self.wanted.push(slot);
+    pub(crate) fn want(&mut self, kind: SyncKind, slot: usize) {
+        match kind {
+            SyncKind::Journal => self.journal.push_back(slot),
+            SyncKind::InPlace => self.in_place.push(slot),
+        }
     }
 
     pub(crate) fn arm(&mut self, deadline: Duration, slot: usize) {
         self.armed.push(Reverse((deadline, slot)));
-    }
-
-    pub(crate) fn take_wanted(&mut self) -> Vec<usize> {
-        std::mem::take(&mut self.wanted)
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
@@ -66,10 +90,12 @@ impl SyncQueue {
 
     /// The next partition whose deadline has come.
     pub(crate) fn pop_due(&mut self, now: Duration) -> Option<usize> {
-        if self.next_deadline()? > now {
+        let Reverse((deadline, slot)) = *self.armed.peek()?;
+        if deadline > now {
             return None;
         }
-        self.armed.pop().map(|Reverse((_, slot))| slot)
+        self.armed.pop();
+        Some(slot)
     }
 }
 
@@ -91,6 +117,7 @@ pub(crate) fn start(env: &Env, jobs: Vec<SyncJob>) -> Round {
     while jobs.peek().is_some() {
         let part: Vec<SyncJob> = jobs.by_ref().take(per_thread).collect();
         let (sender, receiver) = oneshot::channel();
+        // The pool of the shard's own thread.
         env.tasks.blocking(
             "log-sync",
             Box::new(move || {

@@ -11,6 +11,7 @@
 
 mod commit;
 mod control;
+mod durable;
 mod point;
 mod stage;
 
@@ -20,6 +21,8 @@ use bytes::Bytes;
 use mainstem_record::{BatchBuilder, BatchHeader, Offset, ProducerId};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use durable::{Kept, Syncing};
+
 use crate::{
     active::{Active, Frozen},
     append::{Ack, Appended, TicketSender},
@@ -28,8 +31,7 @@ use crate::{
     inbox::{AppendMessage, FlushSender, finish},
     shard::Core,
     shared::{Shared, Status},
-    spec::{Flush, PartitionSettings},
-    syncer::SyncJob,
+    spec::PartitionSettings,
 };
 
 /// One batch of MQTT records is closed at this size, in bytes.
@@ -52,8 +54,13 @@ pub(crate) struct Writer {
     staged: Staged,
     /// Who waits for a sync, in order.
     waiters: VecDeque<Waiter>,
-    /// It is in the queue of the next sync round.
-    sync_wanted: bool,
+    /// Who waits for the frozen segment to be synced in its own file.
+    freezing: Vec<oneshot::Sender<Result<Frozen, PartitionError>>>,
+    syncing: Syncing,
+    /// For the journal; `None` if the next sync must be in place.
+    kept: Option<Kept>,
+    /// It is in the list of those that the journal should note.
+    note_wanted: bool,
     /// A timer will ask for a sync.
     interval_armed: bool,
     /// The owner has been told that the active segment should be rolled.
@@ -94,8 +101,8 @@ struct StagedTicket {
     appended: Appended,
     /// What must be durable before the ticket may complete.
     end: Offset,
-    /// Released with the write.
-    _permit: OwnedSemaphorePermit,
+    /// Released when the ticket completes.
+    permit: OwnedSemaphorePermit,
 }
 
 /// A batch of MQTT records that still grows.
@@ -112,9 +119,9 @@ struct Waiter {
 }
 
 enum Waiting {
-    Append(TicketSender, Appended),
+    /// With its room in the inbox: a slow disk slows producers, and never grows memory.
+    Append(TicketSender, Appended, OwnedSemaphorePermit),
     Flush(FlushSender),
-    Freeze(oneshot::Sender<Result<Frozen, PartitionError>>),
 }
 
 // === impl Writer ===
@@ -140,7 +147,10 @@ impl Writer {
             gate,
             staged: Staged::default(),
             waiters: VecDeque::new(),
-            sync_wanted: false,
+            freezing: Vec::new(),
+            syncing: Syncing::No,
+            kept: None,
+            note_wanted: false,
             interval_armed: false,
             roll_told: false,
             touched: false,
@@ -172,130 +182,20 @@ impl Writer {
             .unwrap_or_else(|| self.shared.ends().log_end)
     }
 
-    pub(crate) fn is_dirty(&self) -> bool {
-        self.active.as_ref().is_some_and(Active::is_dirty)
-    }
-
-    /// What the next sync round does for this partition.
-    pub(crate) fn sync_job(&mut self) -> Option<SyncJob> {
-        self.sync_wanted = false;
-        let active = self.active.as_ref().filter(|active| active.is_dirty())?;
-        Some(SyncJob {
-            slot: self.slot,
-            segment: active.segment.clone(),
-            file: active.file.clone(),
-            upto: active.next,
-            position: active.position,
-        })
-    }
-
-    pub(crate) fn want_sync(&mut self, core: &mut Core) {
-        if !self.sync_wanted {
-            self.sync_wanted = true;
-            core.syncs.want(self.slot);
-        }
-    }
-
-    /// Asks for a sync of what was just written, as the flush policy says.
-    fn schedule_sync(&mut self, core: &mut Core) {
-        let Some(active) = self.active.as_ref().filter(|active| active.is_dirty()) else {
-            return;
-        };
-        let dirty_bytes = active.position - active.synced_position;
-        match self.settings.flush {
-            Flush::Always => self.want_sync(core),
-            Flush::Interval { bytes, .. } if dirty_bytes >= bytes => self.want_sync(core),
-            Flush::Interval { time, .. } if !self.interval_armed => {
-                self.interval_armed = true;
-                core.syncs.arm(core.now.saturating_add(time), self.slot);
-            }
-            Flush::Interval { .. } => {}
-            Flush::Os if self.waiters.is_empty() => {}
-            Flush::Os => self.want_sync(core),
-        }
-    }
-
-    /// The timer of [`Flush::Interval`] has run out.
-    pub(crate) fn interval_over(&mut self, core: &mut Core) {
-        self.interval_armed = false;
-        if self.is_dirty() {
-            self.want_sync(core);
-        }
-    }
-
-    /// A sync round has succeeded for this partition.
-    pub(crate) fn synced(&mut self, core: &mut Core, job: &SyncJob) {
-        let Some(active) = &mut self.active else {
-            return;
-        };
-        if active.segment.id != job.segment.id || job.position <= active.synced_position {
-            return;
-        }
-        active.synced = job.upto;
-        active.synced_position = job.position;
-        core.note_synced(self.shared.id, active);
-        self.tell_points(core);
-        let more_to_read = {
-            let mut state = self.shared.state.write();
-            state.ends.synced_end = job.upto;
-            let more = self.settings.flush == Flush::Always && state.ends.committed_end < job.upto;
-            if more {
-                state.ends.committed_end = job.upto;
-            }
-            more
-        };
-        self.release_waiters(core);
-        if more_to_read {
-            self.shared.wake();
-        }
-        if !self.waiters.is_empty() {
-            self.want_sync(core);
-        } else {
-            self.schedule_sync(core);
-        }
-    }
-
-    /// Completes those whose wait is over, in order.
-    fn release_waiters(&mut self, core: &Core) {
-        let Some(active) = &self.active else {
-            return;
-        };
-        let mut observed = None;
-        while self.waiters.front().is_some_and(|w| w.end <= active.synced) {
-            let Some(waiter) = self.waiters.pop_front() else {
-                break;
-            };
-            // Those that were taken out of the inbox together count once.
-            if observed != Some(waiter.since) {
-                observed = Some(waiter.since);
-                let seconds = core.now.saturating_sub(waiter.since).as_secs_f64();
-                core.metrics.durable_seconds.observe(seconds);
-            }
-            match waiter.what {
-                Waiting::Append(ticket, appended) => finish(ticket, Ok(appended)),
-                Waiting::Flush(reply) => {
-                    let _ = reply.send(Ok(active.synced));
-                }
-                Waiting::Freeze(reply) => {
-                    let _ = reply.send(Ok(active.freeze()));
-                }
-            }
-        }
-    }
-
     /// Fails everything that waits.
     pub(crate) fn fail_all(&mut self, core: &mut Core, error: PartitionError) {
         for waiter in std::mem::take(&mut self.waiters) {
             match waiter.what {
-                Waiting::Append(ticket, _) => finish(ticket, Err(error.into())),
+                Waiting::Append(ticket, ..) => finish(ticket, Err(error.into())),
                 Waiting::Flush(reply) => {
-                    let _ = reply.send(Err(error));
-                }
-                Waiting::Freeze(reply) => {
                     let _ = reply.send(Err(error));
                 }
             }
         }
+        for reply in self.freezing.drain(..) {
+            let _ = reply.send(Err(error));
+        }
+        self.let_go(core);
         for queued in self.gate.take(core) {
             match queued {
                 Queued::Append(message) => message.fail(error.into()),

@@ -76,7 +76,10 @@ impl Node {
         let metadata = Metadata::start(env.clone(), options)
             .await
             .expect("metadata");
-        let options = LogOptions::new("/data/log".into());
+        let options = LogOptions {
+            journal_bytes: 1 << 20,
+            ..LogOptions::new("/data/log".into())
+        };
         let (log, log_events) = Log::start(env.clone(), options, &registry)
             .await
             .expect("log");

@@ -29,6 +29,7 @@ pub(crate) async fn start() -> (Arc<Core>, PartitionId, Partition) {
     let registry = prometheus::Registry::new();
     let options = LogOptions {
         low_space_bytes: 0,
+        journal_bytes: 1 << 20,
         ..LogOptions::new(PathBuf::from("/log"))
     };
     let (log, log_events) = Log::start(env.clone(), options, &registry)

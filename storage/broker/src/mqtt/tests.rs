@@ -110,6 +110,7 @@ impl Life {
             decompressed_bytes_max: 1 << 20,
             open_files_max: 64,
             dictionary_segment_bytes_min: 0,
+            journal_bytes: 1 << 20,
             ..LogOptions::new(dir.join("log"))
         };
         let (log, log_events) = Log::start(Env::real(), options, &registry)

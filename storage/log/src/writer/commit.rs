@@ -126,6 +126,7 @@ impl Writer {
 
     /// Makes what was written visible: index and cache first, then the ends.
     fn publish(&mut self, core: &mut Core) {
+        self.keep(core);
         let active = self
             .active
             .as_mut()
@@ -185,14 +186,14 @@ impl Writer {
                 ack,
                 mut appended,
                 end,
-                ..
+                permit,
             } = staged;
             appended.log_start = log_start;
             if ack == Ack::Durable && always && end > synced && !planted(Bug::EarlyAck) {
                 self.waiters.push_back(Waiter {
                     end,
                     since: core.now,
-                    what: Waiting::Append(ticket, appended),
+                    what: Waiting::Append(ticket, appended, permit),
                 });
             } else {
                 finish(ticket, Ok(appended));

@@ -39,7 +39,7 @@ impl Writer {
         }
     }
 
-    /// Closes the gate; answers when the active segment is synced. May be asked again.
+    /// Closes the gate; answers when the active segment is synced in its file. May be asked again.
     pub(crate) fn freeze(
         &mut self,
         core: &mut Core,
@@ -57,12 +57,13 @@ impl Writer {
         if planted(Bug::NoSyncBeforeSeal) {
             active.synced = active.next;
             active.synced_position = active.position;
+            active.in_place = active.position;
         }
-        if active.is_dirty() {
-            let end = active.next;
-            self.wait_for_sync(core, end, Waiting::Freeze(reply));
-        } else {
+        if active.is_in_place() {
             let _ = reply.send(Ok(active.freeze()));
+        } else {
+            self.freezing.push(reply);
+            self.want_in_place(core);
         }
     }
 
@@ -76,7 +77,7 @@ impl Writer {
             return Err(error);
         }
         // A segment is left only when all of it is synced.
-        if !self.gate.closed || self.is_dirty() {
+        if !self.gate.closed || !self.is_in_place() {
             return Err(PartitionError::NotFrozen);
         }
         // Whoever waits for what is synced already must not wait for the next segment.
@@ -89,6 +90,7 @@ impl Writer {
         self.shared
             .replace_last(&core.files, active.segment.clone());
         core.note_synced(self.shared.id, &active);
+        self.let_go(core);
         self.active = Some(active);
         core.points.track(self.slot, 0);
         self.roll_told = false;
@@ -103,6 +105,8 @@ impl Writer {
         }
         self.gate.closed = false;
         self.roll_told = false;
+        // Whoever asked has given up.
+        self.freezing.clear();
         for queued in self.gate.take(core) {
             match queued {
                 Queued::Append(message) => self.stage(core, message),
@@ -133,8 +137,8 @@ impl Writer {
         }
         for waiter in std::mem::take(&mut self.waiters) {
             match waiter.what {
-                Waiting::Append(ticket, appended) => finish(ticket, Ok(appended)),
-                Waiting::Flush(_) | Waiting::Freeze(_) => self.waiters.push_back(waiter),
+                Waiting::Append(ticket, appended, _permit) => finish(ticket, Ok(appended)),
+                Waiting::Flush(_) => self.waiters.push_back(waiter),
             }
         }
         self.shared.wake();

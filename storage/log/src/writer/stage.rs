@@ -258,7 +258,7 @@ impl Writer {
             ack: caller.ack,
             appended,
             end,
-            _permit: caller.permit,
+            permit: caller.permit,
         });
     }
 }

@@ -23,6 +23,14 @@ async fn open(fs: &SimFs, flush: Flush) -> (Log, Partition, mpsc::Receiver<LogEv
     (log, partition, events)
 }
 
+/// Without a journal.
+fn in_place() -> LogOptions {
+    LogOptions {
+        journal_bytes: 0,
+        ..options()
+    }
+}
+
 async fn put(partition: &Partition, value: &str) -> Result<i64, AppendError> {
     let ticket = partition.append(append(batch(&[value]))).await?;
     Ok(ticket.await?.base_offset.0)
@@ -324,7 +332,7 @@ fn nothing_is_acknowledged_or_read_before_its_sync_and_one_sync_serves_all_that_
         let mut env = inline_env(Arc::new(fs.clone()));
         env.tasks = Arc::new(syncs.clone());
         let registry = prometheus::Registry::new();
-        let (log, _events) = Log::start(env, options(), &registry).await.unwrap();
+        let (log, _events) = Log::start(env, in_place(), &registry).await.unwrap();
         let partition = log.open_partition(spec(Flush::Always)).await.unwrap();
         let first = partition.append(append(batch(&["a"]))).await.unwrap();
         let written = Append::Batch {
@@ -404,7 +412,7 @@ fn subscribers_are_woken_when_there_is_more_to_read_and_not_before() {
         let mut env = inline_env(Arc::new(SimFs::new()));
         env.tasks = Arc::new(syncs.clone());
         let registry = prometheus::Registry::new();
-        let (log, _events) = Log::start(env, options(), &registry).await.unwrap();
+        let (log, _events) = Log::start(env, in_place(), &registry).await.unwrap();
         let partition = log.open_partition(spec(Flush::Always)).await.unwrap();
         let notify = Arc::new(tokio::sync::Notify::new());
         let _subscription = partition.subscribe(&notify);

@@ -12,6 +12,7 @@ mod directory;
 mod faults;
 mod golden;
 mod interval;
+mod journal;
 mod labels;
 mod lifecycle;
 mod model;

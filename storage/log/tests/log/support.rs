@@ -107,6 +107,9 @@ pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
+/// The shortest journal, so that its end is met often.
+const JOURNAL_BYTES: u64 = 128 << 10;
+
 /// Small limits, and no timers within the time that a test takes.
 pub(crate) fn options() -> LogOptions {
     LogOptions {
@@ -116,6 +119,7 @@ pub(crate) fn options() -> LogOptions {
         recovery_point_bytes: 1500,
         recovery_scan_bytes_max: 2500,
         low_space_bytes: 0,
+        journal_bytes: JOURNAL_BYTES,
         ..LogOptions::new(PathBuf::from("/log"))
     }
 }

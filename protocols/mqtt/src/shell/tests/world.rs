@@ -89,7 +89,10 @@ impl World {
         let metadata = Metadata::start(env.clone(), options)
             .await
             .expect("metadata");
-        let options = LogOptions::new(PathBuf::from("/data/log"));
+        let options = LogOptions {
+            journal_bytes: 1 << 20,
+            ..LogOptions::new(PathBuf::from("/data/log"))
+        };
         let (log, log_events) = Log::start(env.clone(), options, &registry)
             .await
             .expect("log");

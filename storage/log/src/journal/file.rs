@@ -1,0 +1,135 @@
+//! The file of a ring: made, taken over, emptied.
+
+use std::{
+    io::{self, IoSlice},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use mainstem_env::{Env, File, Fs, OpenMode};
+
+use super::{
+    header::{self, Header, HeaderDamage, SLOTS},
+    record::BLOCK_BYTES,
+};
+use crate::{
+    error::{JournalDamage, LogError},
+    paths,
+};
+
+/// How much is written at a time when a ring is made.
+const ZEROS_BYTES: usize = 1 << 20;
+
+/// An empty ring.
+pub(crate) struct RingFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) header: Header,
+}
+
+/// Takes over the empty ring of a shard, or makes one of so many bytes. Blocks.
+pub(crate) fn open(env: &Env, dir: &Path, shard: usize, bytes: u64) -> io::Result<RingFile> {
+    let fs = &*env.fs;
+    let path = paths::ring(dir, shard);
+    let ring = u128::from_le_bytes(env.random_uuid());
+    let bytes = bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+    if fs.exists(&path)? {
+        let file = fs.open(&path, OpenMode::ReadWrite)?;
+        let found = read_header(&*file, &path).map_err(io::Error::other)?;
+        // Replay has emptied it.
+        if !found.open && found.bytes == bytes {
+            let header = Header {
+                generation: found.generation + 1,
+                ring,
+                open: true,
+                ..found
+            };
+            write_header(&*file, &header)?;
+            return Ok(RingFile { path, file, header });
+        }
+    }
+    make(fs, dir, path, ring, bytes)
+}
+
+/// Writes all blocks once: overwriting written ones makes the syncs cheap.
+fn make(fs: &dyn Fs, dir: &Path, path: PathBuf, ring: u128, bytes: u64) -> io::Result<RingFile> {
+    let journal_dir = paths::journal(dir);
+    if !fs.exists(&journal_dir)? {
+        fs.create_dir_all(&journal_dir)?;
+        fs.sync_dir(dir)?;
+    }
+    let temporary = path.with_added_extension(paths::TEMPORARY);
+    let file = fs.open(&temporary, OpenMode::Truncate)?;
+    let closed = Header {
+        generation: 0,
+        ring,
+        bytes,
+        open: false,
+    };
+    let header = Header {
+        generation: 1,
+        open: true,
+        ..closed
+    };
+    let mut slots = closed.encode().to_vec();
+    slots.extend_from_slice(&header.encode());
+    file.write_all_vectored_at(&[IoSlice::new(&slots)], 0)?;
+    let zeros = vec![0; ZEROS_BYTES];
+    let mut position = SLOTS * BLOCK_BYTES as u64;
+    while position < bytes {
+        let length = (bytes - position).min(ZEROS_BYTES as u64) as usize;
+        let zeros = zeros.get(..length).unwrap_or_default();
+        file.write_all_vectored_at(&[IoSlice::new(zeros)], position)?;
+        position += length as u64;
+    }
+    file.sync_all()?;
+    fs.rename(&temporary, &path)?;
+    fs.sync_dir(&journal_dir)?;
+    Ok(RingFile { path, file, header })
+}
+
+/// What the file says of itself.
+pub(crate) fn read_header(file: &dyn File, path: &Path) -> Result<Header, LogError> {
+    let damaged = |damage| LogError::Journal {
+        path: path.to_owned(),
+        damage,
+    };
+    let length = file.len().map_err(LogError::io(path))?;
+    let mut slots = vec![0; SLOTS as usize * BLOCK_BYTES];
+    if length < slots.len() as u64 {
+        return Err(damaged(JournalDamage::Slot { position: length }));
+    }
+    file.read_exact_at(&mut slots, 0)
+        .map_err(LogError::io(path))?;
+    let header = header::newest(&slots).map_err(|damage| {
+        damaged(match damage {
+            HeaderDamage::Slot(slot) => JournalDamage::Slot {
+                position: slot * BLOCK_BYTES as u64,
+            },
+            HeaderDamage::Version(found) => JournalDamage::Version { found },
+        })
+    })?;
+    if header.bytes != length {
+        return Err(damaged(JournalDamage::Length {
+            expected: header.bytes,
+            found: length,
+        }));
+    }
+    Ok(header)
+}
+
+/// Says that there are no records that count. Blocks; durable when it returns `Ok`.
+pub(crate) fn close(file: &dyn File, header: &Header) -> io::Result<()> {
+    let closed = Header {
+        generation: header.generation + 1,
+        open: false,
+        ..*header
+    };
+    write_header(file, &closed)
+}
+
+fn write_header(file: &dyn File, header: &Header) -> io::Result<()> {
+    let position = header.slot() * BLOCK_BYTES as u64;
+    file.write_all_vectored_at(&[IoSlice::new(&header.encode())], position)?;
+    file.sync_data()
+}

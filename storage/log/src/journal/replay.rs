@@ -1,0 +1,288 @@
+//! Brings what only a ring holds into the segments' files, before any partition is opened.
+//!
+//! Everything is looked at before anything is changed. Then: segments are written and synced, the
+//! checkpoint is written, the rings are emptied. After a crash in between it is all done again.
+//!
+//! Bytes that are there already are written again: after a failed sync the page cache shows what the
+//! disk does not have.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IoSlice},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use mainstem_env::{Env, File, Fs, OpenMode};
+use mainstem_record::{Offset, PartitionId, SegmentId};
+use tokio::sync::oneshot;
+
+use super::{
+    file::{self, RingFile},
+    record::{ENTRY_BYTES, Entry, HEAD_BYTES},
+    scan,
+};
+use crate::{
+    checkpoint::{Checkpoint, SyncedPoint},
+    error::{JournalDamage, LogError},
+    paths,
+};
+
+/// How many segments are written and synced at the same time.
+const CONCURRENCY: usize = 8;
+
+/// A payload in a ring.
+struct Piece {
+    file: Arc<dyn File>,
+    /// Where in the ring, in bytes.
+    at: u64,
+    entry: Entry,
+}
+
+/// Which segment, and where its file is.
+type Target = (PartitionId, SegmentId, Offset);
+
+/// What the rings hold.
+#[derive(Default)]
+struct Plan {
+    /// In the order in which they were written.
+    pieces: BTreeMap<Target, Vec<Piece>>,
+    points: BTreeMap<PartitionId, SyncedPoint>,
+    /// Rings to empty.
+    open: Vec<RingFile>,
+    /// Rings of shards that are not there any more.
+    leftover: Vec<PathBuf>,
+}
+
+/// Replays all rings in `dir`, whatever shards they were of, and leaves them empty.
+///
+/// # Errors
+/// [`LogError::Journal`]: a ring is damaged so that it cannot be told what is lost. Nothing was
+/// changed. [`LogError::Io`].
+pub(crate) async fn replay(
+    env: &Env,
+    dir: &Path,
+    shards: usize,
+    checkpoint: &Arc<Checkpoint>,
+) -> Result<(), LogError> {
+    let (fs, root) = (env.fs.clone(), dir.to_owned());
+    let plan = env.blocking("log-replay", move || look(&*fs, &root, shards));
+    let plan = plan.await.ok_or(LogError::Closed)??;
+    if plan.open.is_empty() && plan.leftover.is_empty() {
+        return Ok(());
+    }
+    let started = env.now();
+    let segments = plan.pieces.len();
+    let payloads: usize = plan.pieces.values().map(Vec::len).sum();
+    apply(env, dir, plan.pieces).await?;
+    for (id, point) in plan.points {
+        checkpoint.raise(id, point);
+    }
+    let (fs, root) = (env.fs.clone(), dir.to_owned());
+    let checkpoint = checkpoint.clone();
+    let (open, leftover) = (plan.open, plan.leftover);
+    let finish = env.blocking("log-replay", move || {
+        checkpoint
+            .write(&*fs)
+            .map_err(LogError::io(paths::checkpoint(&root)))?;
+        empty(&*fs, &root, &open, &leftover)
+    });
+    finish.await.ok_or(LogError::Closed)??;
+    if payloads > 0 {
+        let seconds = env.now().saturating_sub(started).as_secs_f64();
+        tracing::info!(segments, payloads, seconds, "replayed the journal");
+    }
+    Ok(())
+}
+
+// === look ===
+
+fn look(fs: &dyn Fs, dir: &Path, shards: usize) -> Result<Plan, LogError> {
+    let mut plan = Plan::default();
+    let journal = paths::journal(dir);
+    if !fs.exists(&journal).map_err(LogError::io(&journal))? {
+        return Ok(plan);
+    }
+    for entry in fs.read_dir(&journal).map_err(LogError::io(&journal))? {
+        let path = journal.join(&entry.name);
+        if entry.name.ends_with(paths::TEMPORARY) {
+            // One that was being made when the process ended.
+            fs.remove_file(&path).map_err(LogError::io(&path))?;
+            continue;
+        }
+        let Some(shard) = paths::parse_ring(&entry.name) else {
+            tracing::warn!(path = %path.display(), "a file that is none of the log's");
+            continue;
+        };
+        if shard >= shards {
+            plan.leftover.push(path.clone());
+        }
+        let file = fs
+            .open(&path, OpenMode::ReadWrite)
+            .map_err(LogError::io(&path))?;
+        let header = file::read_header(&*file, &path)?;
+        if header.open {
+            let ring = RingFile { path, file, header };
+            look_at_ring(&ring, &mut plan)?;
+            plan.open.push(ring);
+        }
+    }
+    Ok(plan)
+}
+
+fn look_at_ring(ring: &RingFile, plan: &mut Plan) -> Result<(), LogError> {
+    let RingFile { path, file, header } = ring;
+    let io = |error| LogError::io(path)(error);
+    let hole = |sequence, position| LogError::Journal {
+        path: path.clone(),
+        damage: JournalDamage::Record { sequence, position },
+    };
+    let found = scan::find(&**file, header.ring, header.bytes).map_err(io)?;
+    let live = scan::live(found).map_err(|lost| hole(lost.sequence, lost.position))?;
+    for found in &live.records {
+        let record = scan::read(&**file, found.position, &found.head, header.bytes);
+        let (head, entries) = record
+            .map_err(io)?
+            .ok_or_else(|| hole(found.head.sequence, Some(found.position)))?;
+        let mut at = found.position + (HEAD_BYTES + entries.len() * ENTRY_BYTES) as u64;
+        let is_durable = head.sequence <= live.durable;
+        for entry in entries {
+            let begin = at;
+            at += u64::from(entry.length);
+            // Of a record that may be torn, what is torn was never acknowledged.
+            if !is_durable && !is_good(&**file, begin, &entry).map_err(io)? {
+                continue;
+            }
+            let point = SyncedPoint {
+                segment: entry.segment,
+                offset: entry.end,
+                position: entry.position + u64::from(entry.length),
+            };
+            let newest = plan.points.entry(entry.partition).or_insert(point);
+            if newest.offset <= point.offset {
+                *newest = point;
+            }
+            if entry.length > 0 {
+                let target = (entry.partition, entry.segment, entry.base);
+                plan.pieces.entry(target).or_default().push(Piece {
+                    file: file.clone(),
+                    at: begin,
+                    entry,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_good(ring: &dyn File, at: u64, entry: &Entry) -> io::Result<bool> {
+    let mut payload = vec![0; entry.length as usize];
+    ring.read_exact_at(&mut payload, at)?;
+    Ok(crc32c::crc32c(&payload) == entry.crc)
+}
+
+// === apply ===
+
+/// Writes and syncs, several segments at the same time.
+async fn apply(
+    env: &Env,
+    dir: &Path,
+    pieces: BTreeMap<Target, Vec<Piece>>,
+) -> Result<(), LogError> {
+    let per_thread = pieces.len().div_ceil(CONCURRENCY).max(1);
+    let mut receivers = Vec::with_capacity(CONCURRENCY);
+    let mut pieces = pieces.into_iter().peekable();
+    while pieces.peek().is_some() {
+        let part: Vec<_> = pieces.by_ref().take(per_thread).collect();
+        let (sender, receiver) = oneshot::channel();
+        let (fs, dir) = (env.fs.clone(), dir.to_owned());
+        let work = move || {
+            let mut part = part.into_iter();
+            let result =
+                part.try_for_each(|(target, pieces)| apply_to(&*fs, &dir, target, &pieces));
+            // The start was given up: nobody wants it.
+            let _ = sender.send(result);
+        };
+        env.tasks.blocking("log-replay", Box::new(work));
+        receivers.push(receiver);
+    }
+    for receiver in receivers {
+        receiver.await.map_err(|_| LogError::Closed)??;
+    }
+    Ok(())
+}
+
+fn apply_to(
+    fs: &dyn Fs,
+    dir: &Path,
+    (id, segment, base): Target,
+    pieces: &[Piece],
+) -> Result<(), LogError> {
+    let path = paths::segment(&paths::partition(dir, id), base, segment);
+    let file = match fs.open(&path, OpenMode::ReadWrite) {
+        Ok(file) => file,
+        // Either it was dropped meanwhile, or recovery will miss it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(LogError::io(path)(error)),
+    };
+    let io = |error| LogError::io(&path)(error);
+    let mut length = file.len().map_err(io)?;
+    for Piece {
+        file: ring,
+        at,
+        entry,
+    } in pieces
+    {
+        let mut payload = vec![0; entry.length as usize];
+        ring.read_exact_at(&mut payload, *at).map_err(io)?;
+        let position = entry.position;
+        if position > length {
+            // What comes before was synced here, and is gone: recovery will see it, and nothing
+            // must be made of it.
+            tracing::error!(path = %path.display(), length, position, "a segment was cut");
+            break;
+        }
+        if crc32c::crc32c(&payload) != entry.crc {
+            // The file may have it, and then nothing is lost. Otherwise recovery will find less
+            // than was synced.
+            let there = read_if_there(&*file, position, &mut payload).map_err(io)?;
+            let lost = !there || crc32c::crc32c(&payload) != entry.crc;
+            let journal_position = at;
+            tracing::error!(
+                path = %path.display(), position, journal_position, lost,
+                "the journal is damaged"
+            );
+            if lost {
+                continue;
+            }
+        }
+        file.write_all_vectored_at(&[IoSlice::new(&payload)], position)
+            .map_err(io)?;
+        length = length.max(position + u64::from(entry.length));
+    }
+    file.sync_all().map_err(io)
+}
+
+fn read_if_there(file: &dyn File, position: u64, buffer: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact_at(buffer, position) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+// === empty ===
+
+fn empty(fs: &dyn Fs, dir: &Path, open: &[RingFile], leftover: &[PathBuf]) -> Result<(), LogError> {
+    for ring in open {
+        file::close(&*ring.file, &ring.header).map_err(LogError::io(&ring.path))?;
+    }
+    for path in leftover {
+        fs.remove_file(path).map_err(LogError::io(path))?;
+    }
+    if !leftover.is_empty() {
+        let journal = paths::journal(dir);
+        fs.sync_dir(&journal).map_err(LogError::io(&journal))?;
+    }
+    Ok(())
+}
