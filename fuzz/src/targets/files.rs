@@ -10,6 +10,7 @@ use mainstem_simulation::{SimFs, World};
 use super::{
     Target,
     batch::{BATCHES, repair, some_batch},
+    journal,
     node::{append, check, dir, segment, show, spec, start, use_it},
 };
 use crate::Trace;
@@ -19,13 +20,24 @@ const BYTES_FREE: usize = 192 << 20;
 const BYTES_FACTOR: usize = 512;
 const SHORT: u64 = 700;
 
-/// Which file an input stands for, and how its node was left.
+/// How a directory was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// By a clean stop.
+    Stopped,
+    /// By a clean stop whose mark is gone: everything is there, nothing may be trusted.
+    Unmarked,
+    /// By a power cut: what was not synced is gone, and only the journal has it.
+    Cut,
+}
+
+/// Which file an input stands for.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     ending: &'static str,
     /// Which of those with this ending, by name.
     number: usize,
-    cleanly: bool,
+    left: Left,
 }
 
 const fn target(name: &'static str, functions: Functions) -> Target {
@@ -44,11 +56,11 @@ type Functions = (fn(&[u8], &mut Trace), fn() -> Vec<Vec<u8>>, fn(&mut [u8]));
 
 /// The functions of a target for a place.
 macro_rules! place {
-    ($ending:literal, $number:literal, $cleanly:literal, $repair:path) => {{
+    ($ending:literal, $number:literal, $left:ident, $repair:path) => {{
         const PLACE: Place = Place {
             ending: $ending,
             number: $number,
-            cleanly: $cleanly,
+            left: Left::$left,
         };
         (
             |input, trace| PLACE.run(input, trace),
@@ -58,19 +70,23 @@ macro_rules! place {
     }};
 }
 
-pub(super) const SEGMENT: Target = target("segment", place!(".log", 0, false, repair_batches));
-pub(super) const ACTIVE: Target = target("active", place!(".log", 1, false, repair_batches));
-pub(super) const INDEX: Target = target("index", place!(".idx", 0, false, repair_index));
-pub(super) const SNAPSHOT: Target = target("snapshot", place!(".snap", 0, true, repair_index));
+pub(super) const SEGMENT: Target = target("segment", place!(".log", 0, Unmarked, repair_batches));
+pub(super) const ACTIVE: Target = target("active", place!(".log", 1, Unmarked, repair_batches));
+pub(super) const INDEX: Target = target("index", place!(".idx", 0, Unmarked, repair_index));
+pub(super) const SNAPSHOT: Target = target("snapshot", place!(".snap", 0, Stopped, repair_index));
 pub(super) const RECOVERY_POINT: Target =
-    target("recovery-point", place!(".snap", 0, false, repair_index));
+    target("recovery-point", place!(".snap", 0, Unmarked, repair_index));
 pub(super) const CHECKPOINT: Target = target(
     "checkpoint",
-    place!("/checkpoint", 0, false, repair_trailer),
+    place!("/checkpoint", 0, Unmarked, repair_trailer),
 );
-pub(super) const SCRUB: Target = target("scrub", place!("/scrub", 0, false, repair_trailer));
-pub(super) const FORMAT: Target = target("format", place!("/format", 0, false, repair_trailer));
-pub(super) const MARK: Target = target("mark", place!("/clean-shutdown", 0, true, repair_trailer));
+pub(super) const JOURNAL: Target = target("journal", place!(".ring", 0, Cut, journal::repair));
+pub(super) const SCRUB: Target = target("scrub", place!("/scrub", 0, Unmarked, repair_trailer));
+pub(super) const FORMAT: Target = target("format", place!("/format", 0, Unmarked, repair_trailer));
+pub(super) const MARK: Target = target(
+    "mark",
+    place!("/clean-shutdown", 0, Stopped, repair_trailer),
+);
 
 /// Makes the checksum of each batch right, as far as lengths lead from one to the next.
 fn repair_batches(input: &mut [u8]) {
@@ -135,7 +151,7 @@ struct Base {
 }
 
 impl Base {
-    fn make(cleanly: bool) -> Self {
+    fn make(left: Left) -> Self {
         mainstem_simulation::run(1, |world: World| async move {
             let disk = world.disk();
             let log = start(&world, &disk, 0).await.expect("a new log");
@@ -155,23 +171,29 @@ impl Base {
             }
             log.make_dictionaries().await;
             log.scrub().await;
-            log.close().await.expect("a clean stop");
-            if !cleanly {
+            if left != Left::Cut {
+                log.close().await.expect("a clean stop");
+            }
+            if left == Left::Unmarked {
                 let fs: &dyn Fs = &disk;
                 fs.remove_file(&dir().join("clean-shutdown"))
                     .expect("the mark is there");
             }
+            let disk = match left {
+                Left::Cut => disk.power_cut(0),
+                Left::Stopped | Left::Unmarked => disk.process_death(),
+            };
             Self {
-                disk: disk.process_death(),
+                disk,
                 end: info.end,
             }
         })
     }
 
-    /// The one for nodes that were left so.
-    fn of(cleanly: bool) -> &'static Self {
-        static BASES: [OnceLock<Base>; 2] = [OnceLock::new(), OnceLock::new()];
-        BASES[usize::from(cleanly)].get_or_init(|| Self::make(cleanly))
+    /// The one of nodes that were left so.
+    fn of(left: Left) -> &'static Self {
+        static BASES: [OnceLock<Base>; 3] = [const { OnceLock::new() }; 3];
+        BASES[left as usize].get_or_init(|| Self::make(left))
     }
 }
 
@@ -185,26 +207,71 @@ impl Place {
     }
 
     fn seeds(self) -> Vec<Vec<u8>> {
-        let disk = &Base::of(self.cleanly).disk;
-        vec![disk.content(&self.path(disk)), Vec::new()]
+        let disk = &Base::of(self.left).disk;
+        let mut content = disk.content(&self.path(disk));
+        if self.is_ring() {
+            content.truncate(journal::used(&content));
+        }
+        vec![content, Vec::new()]
     }
 
     /// Without an index file the epoch of a segment is the metadata's, which `verify` does not see;
-    /// and a forged snapshot may claim batches that nobody has written.
+    /// and a forged snapshot or journal may claim batches that nobody has written.
     fn may_deceive_verify(self) -> bool {
-        self.number == 1 || self.ending == ".snap"
+        self.number == 1 || self.ending == ".snap" || self.is_ring()
+    }
+
+    /// A ring has its length whatever is in it; an input leaves the zeros at its end out.
+    fn is_ring(self) -> bool {
+        self.ending == ".ring"
     }
 
     fn run(self, input: &[u8], trace: &mut Trace) {
-        let base = Base::of(self.cleanly);
+        let base = Base::of(self.left);
         let disk = base.disk.process_death();
         let path = self.path(&disk);
-        disk.edit(&path, |content| *content = input.to_vec());
+        disk.edit(&path, |content| {
+            let len = if self.is_ring() { content.len() } else { 0 };
+            *content = input.to_vec();
+            content.resize(len.max(input.len()), 0);
+        });
         let is_good = check(&disk, trace) && !self.may_deceive_verify();
         show(&disk, trace);
         let node = (&disk, base.end);
         mainstem_simulation::run(1, |world| use_it(world, node, is_good, &mut *trace));
         // And what that leaves.
         check(&disk, trace);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How far the log goes after a start on what was left.
+    fn end_of(base: &Base) -> Offset {
+        let disk = base.disk.process_death();
+        mainstem_simulation::run(1, |world: World| async move {
+            let log = start(&world, &disk, 1).await.expect("a start");
+            let chain = vec![
+                segment(0, Offset(0), Some(base.end)),
+                segment(1, base.end, None),
+            ];
+            let partition = log.open_partition(spec(chain)).await.expect("it opens");
+            partition.ends().committed_end
+        })
+    }
+
+    #[test]
+    fn after_the_power_cut_only_the_journal_has_the_last_records() {
+        let active = Place {
+            ending: ".log",
+            number: 1,
+            left: Left::Cut,
+        };
+        let (cut, whole) = (Base::of(Left::Cut), Base::of(Left::Stopped));
+        let bytes = |base: &Base| base.disk.content(&active.path(&base.disk)).len();
+        assert!(bytes(cut) < bytes(whole));
+        assert_eq!(end_of(cut), end_of(whole));
     }
 }

@@ -3,6 +3,7 @@
 mod batch;
 mod codec;
 mod files;
+mod journal;
 mod node;
 
 use crate::Trace;
@@ -35,6 +36,7 @@ pub static TARGETS: &[Target] = &[
     files::INDEX,
     files::SNAPSHOT,
     files::RECOVERY_POINT,
+    files::JOURNAL,
     files::CHECKPOINT,
     files::SCRUB,
     files::FORMAT,
