@@ -19,6 +19,7 @@ mod model;
 mod reading;
 mod recovery;
 mod scrub;
+mod seeded;
 mod sim;
 mod space;
 mod support;

@@ -3,22 +3,29 @@
 //! The model plays metadata, too: the chain of segments is changed there first, and a log that
 //! comes back after a crash is told the newest one.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use bytes::Bytes;
-use mainstem_env::Fs;
 use mainstem_log::{
     Ack, Append, AppendError, Flush, Log, LogOptions, Partition, PartitionSpec, QOS2_HEADER,
     Qos2Id, SegmentSpec,
 };
 use mainstem_record::{Codec, Offset, TimestampMs};
-use mainstem_simulation::{Dice, Faults, SimFs};
-use proptest::prelude::*;
+use mainstem_simulation::{self as simulation, Dice, Faults, Process, SimFs, run};
 
-use crate::support::{
-    append, batch_of, encoded, options, partition_id, read_batches, records_of, run, segment_spec,
-    settings, start,
+use crate::{
+    seeded::each_seed,
+    support::{
+        append, batch_of, encoded, options, partition_id, read_batches, records_of, segment_spec,
+        settings,
+    },
 };
+
+/// Seeds of an ordinary run.
+const SEEDS: u64 = 2000;
+
+/// The most steps of a seed.
+const STEPS_MAX: u64 = 60;
 
 #[derive(Debug, Clone, Copy)]
 enum Op {
@@ -57,6 +64,9 @@ struct Sent {
 }
 
 struct World {
+    outside: simulation::World,
+    incarnation: u64,
+    process: Process,
     fs: SimFs,
     log: Log,
     partition: Partition,
@@ -79,11 +89,15 @@ struct World {
 }
 
 impl World {
-    async fn new(flush: Flush, options: LogOptions) -> Self {
-        let fs = SimFs::new();
+    async fn new(outside: simulation::World, flush: Flush, options: LogOptions) -> Self {
+        let fs = outside.disk();
         let chain = vec![segment_spec(0, 0)];
-        let (log, partition) = open(&fs, &options, spec(&chain, 0, flush)).await;
+        let process = outside.process(&fs, 0);
+        let (log, partition) = open(&process, &options, spec(&chain, 0, flush)).await;
         Self {
+            outside,
+            incarnation: 0,
+            process,
             fs,
             log,
             partition,
@@ -182,10 +196,10 @@ impl World {
         self.fs = fs;
         self.arm();
         let spec = spec(&self.chain, self.log_start, self.flush);
-        (self.log, self.partition) = open(&self.fs, &self.options, spec.clone()).await;
+        self.open(spec.clone()).await;
         if let Some(image) = self.fs.take_image() {
             self.fs = image;
-            (self.log, self.partition) = open(&self.fs, &self.options, spec).await;
+            self.open(spec).await;
         }
         let ends = self.partition.ends();
         let end = ends.log_end.0;
@@ -200,6 +214,14 @@ impl World {
         self.log_start = self.log_start.min(end);
         self.floor = end;
         self.check(&mut Dice::new(end as u64)).await;
+    }
+
+    /// Goes on in a new process.
+    async fn open(&mut self, spec: PartitionSpec) {
+        self.process.end();
+        self.incarnation += 1;
+        self.process = self.outside.process(&self.fs, self.incarnation);
+        (self.log, self.partition) = open(&self.process, &self.options, spec).await;
     }
 
     fn value(&mut self, dice: &mut Dice) -> Vec<u8> {
@@ -476,65 +498,71 @@ fn spec(chain: &[SegmentSpec], log_start: i64, flush: Flush) -> PartitionSpec {
     }
 }
 
-async fn open(fs: &SimFs, options: &LogOptions, spec: PartitionSpec) -> (Log, Partition) {
-    let fs: Arc<dyn Fs> = Arc::new(fs.clone());
-    let (log, mut events) = start(&fs, options.clone()).await;
+async fn open(process: &Process, options: &LogOptions, spec: PartitionSpec) -> (Log, Partition) {
+    let registry = prometheus::Registry::new();
+    let started = Log::start(process.env.clone(), options.clone(), &registry);
+    let (log, mut events) = started.await.unwrap();
     let partition = log.open_partition(spec).await.unwrap();
     // Nothing in here damages what was synced.
     assert!(events.try_recv().is_err());
     (log, partition)
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
-    let op = prop_oneof![
-        8 => Just(Op::Append),
-        2 => Just(Op::RepeatBatch),
-        2 => Just(Op::RepeatPublish),
-        1 => Just(Op::FailWrite),
-        1 => Just(Op::Flush),
-        2 => Just(Op::Check),
-        2 => Just(Op::Times),
-        2 => Just(Op::Seal),
-        1 => Just(Op::AbortSeal),
-        1 => Just(Op::Drop),
-        1 => Just(Op::LogStart),
-        1 => Just(Op::Stop),
-        1 => Just(Op::Kill),
-        1 => Just(Op::PowerCut),
+fn any_step(dice: &mut Dice) -> Step {
+    let all: [(u64, Op); 14] = [
+        (8, Op::Append),
+        (2, Op::RepeatBatch),
+        (2, Op::RepeatPublish),
+        (1, Op::FailWrite),
+        (1, Op::Flush),
+        (2, Op::Check),
+        (2, Op::Times),
+        (2, Op::Seal),
+        (1, Op::AbortSeal),
+        (1, Op::Drop),
+        (1, Op::LogStart),
+        (1, Op::Stop),
+        (1, Op::Kill),
+        (1, Op::PowerCut),
     ];
-    let crash_in = prop_oneof![2 => Just(None), 1 => (0u64..12).prop_map(Some)];
-    (op, any::<u64>(), crash_in).prop_map(|(op, seed, crash_in)| Step { op, seed, crash_in })
+    let mut left = dice.below(all.iter().map(|(weight, _)| weight).sum());
+    let op = all.iter().find(|(weight, _)| {
+        let here = left < *weight;
+        left = left.saturating_sub(*weight);
+        here
+    });
+    Step {
+        op: op.map_or(Op::Check, |(_, op)| *op),
+        seed: dice.next_u64(),
+        crash_in: dice.one_in(3).then(|| dice.below(12)),
+    }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+fn any_flush(dice: &mut Dice) -> Flush {
+    match dice.below(4) {
+        0 => Flush::Os,
+        1 => Flush::Interval {
+            bytes: 1 + 3000 * dice.below(2),
+            time: Duration::from_secs(3600),
+        },
+        _ => Flush::Always,
+    }
+}
 
-    #[test]
-    fn nothing_acknowledged_is_lost_and_what_is_read_is_what_was_written(
-        flush in prop_oneof![
-            2 => Just(Flush::Always),
-            1 => Just(Flush::Os),
-            1 => prop_oneof![Just(1u64), Just(3000)].prop_map(|bytes| Flush::Interval {
-                bytes,
-                time: Duration::from_secs(3600),
-            }),
-        ],
-        tail_cache_bytes in prop_oneof![Just(0usize), Just(4000), Just(1 << 20)],
-        steps in prop::collection::vec(any_step(), 1..50),
-    ) {
-        run(async {
+#[test]
+fn nothing_acknowledged_is_lost_and_what_is_read_is_what_was_written() {
+    each_seed(SEEDS, |seed| {
+        run(seed, |outside| async move {
+            let mut dice = outside.dice(0);
             let options = LogOptions {
-                tail_cache_bytes,
+                tail_cache_bytes: [0, 4000, 1 << 20][dice.index(3)],
                 ..options()
             };
-            let mut world = World::new(flush, options).await;
-            for step in steps {
-                world.step(step).await;
+            let mut world = World::new(outside, any_flush(&mut dice), options).await;
+            for _ in 0..1 + dice.below(STEPS_MAX) {
+                world.step(any_step(&mut dice)).await;
             }
-            world.check(&mut Dice::new(1)).await;
+            world.check(&mut dice).await;
         });
-    }
+    });
 }
