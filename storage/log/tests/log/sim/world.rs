@@ -63,6 +63,7 @@ impl Sim {
         let options = LogOptions {
             tail_cache_bytes: caches[dice.index(caches.len())],
             shards: 1 + dice.index(2),
+            journal_bytes: any_journal(&mut dice),
             ..options()
         };
         let process = world.process(&fs, 0);
@@ -189,6 +190,7 @@ impl Sim {
         loop {
             self.incarnation += 1;
             self.options.shards = 1 + self.dice.index(3);
+            self.options.journal_bytes = any_journal(&mut self.dice);
             let quiet = bad_starts >= BAD_STARTS_MAX;
             if quiet || self.dice.one_in(2) {
                 self.fs.set_chances(self.nuisance(), self.dice.fork());
@@ -284,6 +286,15 @@ pub(crate) enum Ending {
     Death,
     /// It closed its log.
     Stop,
+}
+
+/// The shortest journal in most lives, in some none.
+fn any_journal(dice: &mut Dice) -> u64 {
+    if dice.one_in(5) {
+        0
+    } else {
+        options().journal_bytes
+    }
 }
 
 pub(crate) fn any_flush(dice: &mut Dice) -> Flush {
