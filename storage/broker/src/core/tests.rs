@@ -17,6 +17,13 @@ use super::{BrokerDeps, Core};
 use crate::{error_code::ErrorCode, topics::NewTopic};
 
 pub(crate) async fn start() -> (Arc<Core>, PartitionId, Partition) {
+    start_with_cache(1 << 20).await
+}
+
+/// With a tail cache of so many bytes.
+pub(crate) async fn start_with_cache(
+    tail_cache_bytes: usize,
+) -> (Arc<Core>, PartitionId, Partition) {
     let env = Env::real().with_fs(Arc::new(MemFs::new()));
     let options = MetadataOptions {
         dir: PathBuf::from("/metadata"),
@@ -30,6 +37,7 @@ pub(crate) async fn start() -> (Arc<Core>, PartitionId, Partition) {
     let options = LogOptions {
         low_space_bytes: 0,
         journal_bytes: 1 << 20,
+        tail_cache_bytes,
         ..LogOptions::new(PathBuf::from("/log"))
     };
     let (log, log_events) = Log::start(env.clone(), options, &registry)

@@ -11,9 +11,12 @@ use super::{
     cleaner::{Cleaner, first_dirty},
     metrics::CleanerMetrics,
 };
-use crate::core::{
-    Core,
-    tests::{active, assert_same_chain, start},
+use crate::{
+    core::{
+        Core,
+        tests::{active, assert_same_chain, start, start_with_cache},
+    },
+    internal::{InternalTopic, KeyValue},
 };
 
 async fn put(partition: &Partition, key: &str, value: Option<&str>, timestamp: i64) {
@@ -232,4 +235,61 @@ async fn segments_are_rolled_by_age_less_a_jitter_and_in_time_for_compaction() {
     assert_eq!(age_max_ms(&config, &segment), 10_000);
     config.cleanup.compact = true;
     assert_eq!(age_max_ms(&config, &segment), 500);
+}
+
+/// How many keys the internal topic of the test below has; `BROKER_KEYS` changes it.
+const KEYS: u32 = 20_000;
+
+/// How often each is written, and how many go into one append.
+const VERSIONS: u8 = 4;
+const KEYS_AT_ONCE: usize = 1000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compacted_internal_topic_replays_each_key_once() {
+    // What is in the tail cache is read as it was appended.
+    let (core, _, _) = start_with_cache(0).await;
+    let keys: u32 = std::env::var("BROKER_KEYS").map_or(KEYS, |n| n.parse().expect("a number"));
+    let topic = InternalTopic::open(&core, "__keys", 1).await.expect("made");
+    let id = PartitionId {
+        topic: core.image().topic("__keys").expect("known").id,
+        index: mainstem_record::PartitionIndex(0),
+    };
+    for version in 0..VERSIONS {
+        let all: Vec<u32> = (0..keys).collect();
+        for some in all.chunks(KEYS_AT_ONCE) {
+            let record = |key: &u32| KeyValue {
+                key: format!("group-{key}/topic/0").into(),
+                value: Some(vec![version; 60].into()),
+            };
+            let records = some.iter().map(record).collect();
+            let appended = topic.append_durable(id.index, records).await;
+            appended.expect("appended");
+        }
+        roll(&core, id).await;
+    }
+    let partition = core.partition(id).expect("open");
+    let before = partition.size_bytes();
+    let started = core.env.now();
+    assert!(cleaner(&core).round().await);
+    let compacted = core.env.now();
+    assert_same_chain(&core, id, &partition);
+    assert!(
+        partition.size_bytes() * 3 < before,
+        "of four versions one is left"
+    );
+    let (mut count, mut newest) = (0, 0);
+    topic
+        .replay(&mut |record| {
+            count += 1;
+            newest += u32::from(record.value == Some(&[VERSIONS - 1; 60]));
+        })
+        .await;
+    let replayed = core.env.now();
+    assert_eq!((count, newest), (keys, keys));
+    let after = partition.size_bytes();
+    println!(
+        "{keys} keys: {before} bytes compacted to {after} in {:?}, replayed in {:?}",
+        compacted - started,
+        replayed - compacted
+    );
 }
