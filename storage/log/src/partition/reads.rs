@@ -31,6 +31,40 @@ pub(super) async fn read(
         tools.metrics.read_bytes_cache.inc_by(chunk.bytes as u64);
         return Ok(chunk);
     }
+    // A segment that compaction has left no records of ends in a batch without any. There are clients
+    // that do not get past an answer of such batches alone, so what follows is looked for first.
+    let mut passed: Option<Chunk> = None;
+    let mut ahead = read;
+    loop {
+        let chunk = match read_file(shared, tools, ahead, bound).await {
+            Ok(chunk) => chunk,
+            Err(error) => return passed.ok_or(error),
+        };
+        if chunk.batches.is_empty() {
+            return Ok(passed.unwrap_or(chunk));
+        }
+        if chunk.next >= bound || !is_without_records(&chunk) {
+            return Ok(chunk);
+        }
+        ahead.from = chunk.next;
+        passed = Some(chunk);
+    }
+}
+
+/// Whether all that was read is the last batch of a segment, and it has no records.
+fn is_without_records(chunk: &Chunk) -> bool {
+    let first = chunk.batches.first();
+    let header = first.and_then(|batch| BatchHeader::parse(batch).ok());
+    header.is_some_and(|header| header.record_count == 0 && header.next_offset() == chunk.next)
+}
+
+/// Reads from the file of the segment that holds `read.from`, or else begins after it.
+async fn read_file(
+    shared: &Arc<Shared>,
+    tools: &Tools,
+    read: Read,
+    bound: Offset,
+) -> Result<Chunk, ReadError> {
     loop {
         let Some(segment) = shared.segment_at(read.from) else {
             return Ok(Chunk::empty(read.from));
@@ -174,7 +208,8 @@ fn read_segment(
     let first = loop {
         match reader.header(position).map_err(io)? {
             Ok(header) if segment.rule.check(&header, next).is_ok() => {
-                if header.last_offset() >= from {
+                let is_last = sealed_end.is_some_and(|end| header.next_offset() >= end);
+                if header.last_offset() >= from && (header.record_count > 0 || is_last) {
                     break header;
                 }
                 position += header.size_bytes() as u64;
