@@ -17,12 +17,13 @@ use std::{
 };
 
 use mainstem_env::{DirEntry, DirLock, Env, File, Fs, OpenMode, RealFs, Space};
-use mainstem_log::{LogOptions, Partition, Read};
+use mainstem_log::{AppendTicket, LogOptions, Partition, Read};
 use mainstem_record::Offset;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::mpsc,
     task::JoinSet,
 };
 
@@ -50,6 +51,9 @@ const PARTITIONS: i32 = 32;
 
 /// Batches of the stalled partition that are there to be read.
 const READABLE_BATCHES: i64 = 2048;
+
+/// More than one of them has under way during a stall.
+const UNDER_WAY_MAX: usize = 4096;
 
 /// What an echo sends.
 const ECHO_BYTES: usize = 64;
@@ -212,15 +216,35 @@ async fn pace(
     name: &'static str,
     mut probe: Probe,
 ) -> Outcome<(&'static str, Vec<Sample>)> {
+    let (sender, receiver) = mpsc::channel(UNDER_WAY_MAX);
+    let collector = env.start("bench-collect", collect(env.clone(), receiver));
     let mut samples = Vec::new();
     let mut due = env.now();
     while !stop.load(Ordering::Relaxed) {
         due += PACE;
         env.sleep(due.saturating_sub(env.now())).await;
-        probe.once().await?;
+        match probe.once().await? {
+            // Its successors do not wait for it: a slow disk would make them late, too.
+            Some(ticket) => sender.send((due, ticket)).await?,
+            None => samples.push((due, env.now().saturating_sub(due))),
+        }
+    }
+    drop(sender);
+    samples.extend(collector.await??);
+    Ok((name, samples))
+}
+
+/// Waits for appends of one partition, which complete in order.
+async fn collect(
+    env: Env,
+    mut receiver: mpsc::Receiver<(Duration, AppendTicket)>,
+) -> Outcome<Vec<Sample>> {
+    let mut samples = Vec::new();
+    while let Some((due, ticket)) = receiver.recv().await {
+        ticket.await?;
         samples.push((due, env.now().saturating_sub(due)));
     }
-    Ok((name, samples))
+    Ok(samples)
 }
 
 fn directory(node: &Node, partition: &Partition) -> PathBuf {
@@ -235,10 +259,12 @@ fn directory(node: &Node, partition: &Partition) -> PathBuf {
 // === impl Probe ===
 
 impl Probe {
-    async fn once(&mut self) -> Outcome<()> {
+    /// Does it once; of an append, what is left to wait for.
+    async fn once(&mut self) -> Outcome<Option<AppendTicket>> {
         match self {
             Self::Append(partition, batches) => {
-                partition.append(durable(batches.fresh())).await?.await?;
+                let ticket = partition.append(durable(batches.fresh())).await?;
+                return Ok(Some(ticket));
             }
             Self::Read(partition, from) => {
                 let read = Read {
@@ -257,7 +283,7 @@ impl Probe {
                 stream.read_exact(&mut buffer).await?;
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -306,8 +332,11 @@ impl Staller {
         let Some((directory, shard)) = &*victim else {
             return false;
         };
+        // The name that it is made under ends in `.tmp`.
         let journal = Path::new("journal").join(format!("{shard}.ring"));
-        path.starts_with(directory) || path.ends_with(journal)
+        path.starts_with(directory)
+            || path.ends_with(&journal)
+            || path.ends_with(journal.with_added_extension("tmp"))
     }
 }
 
