@@ -55,6 +55,7 @@ mod paths;
 #[doc(hidden)]
 pub mod planted;
 mod points;
+mod pool;
 mod progress;
 mod read;
 mod read_ahead;

@@ -26,6 +26,7 @@ use crate::{
     options::LogOptions,
     partition::{Partition, Tools, to_its_end},
     paths,
+    pool::Pool,
     progress::Progress,
     recovery::{RecoverOptions, Recovered, recover},
     shard::{Core, Shard},
@@ -125,16 +126,19 @@ impl Log {
         replay(&env, &options.dir, options.shards, &checkpoint).await?;
         let files = Arc::new(Files::new(
             env.fs.clone(),
-            options.open_files_max,
+            // The other half is for active segments.
+            options.open_files_max / 2,
             options.index_interval_bytes,
             expiry_ms(&options),
         ));
+        let pool = Pool::new(env.clone(), options.open_files_max.div_ceil(2));
         let alarm = SpaceAlarm::new(&options, metrics.out_of_space.clone());
         let tools = Tools {
             alarm: Arc::new(alarm),
             env,
             options,
             files,
+            pool,
             metrics,
             readers: Arc::new(Semaphore::new(READERS_MAX)),
         };
@@ -474,6 +478,7 @@ impl Inner {
         let options = &self.tools.options;
         RecoverOptions {
             fs: self.tools.env.fs.clone(),
+            pool: self.tools.pool.clone(),
             wall_ms: self.tools.env.wall_ms(),
             index_interval: options.index_interval_bytes,
             expiry_ms: expiry_ms(options),

@@ -31,7 +31,7 @@ pub struct LogOptions {
     /// About so many bytes of active segments may lie past their recovery points, over the whole
     /// node: a start after a crash scans no more.
     pub recovery_scan_bytes_max: u64,
-    /// Files of sealed segments that stay open.
+    /// Files that stay open: half of them of sealed segments, half of active ones.
     pub open_files_max: usize,
     /// Smaller segments get no dictionary of labels: reading them is cheap.
     pub dictionary_segment_bytes_min: u64,

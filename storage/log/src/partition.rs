@@ -22,6 +22,7 @@ use crate::{
     inbox::{Control, Inbox},
     metrics::Metrics,
     options::LogOptions,
+    pool::Pool,
     read::{Chunk, Read},
     shared::{Shared, Subscription},
     space::SpaceAlarm,
@@ -42,6 +43,7 @@ pub(crate) struct Tools {
     pub(crate) env: Env,
     pub(crate) options: Arc<LogOptions>,
     pub(crate) files: Arc<Files>,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) metrics: Metrics,
     pub(crate) alarm: Arc<SpaceAlarm>,
     /// Bounds the threads that read files: syncs need some of the same pool.

@@ -33,6 +33,7 @@ use crate::{
     event::PartitionFailure,
     files::delete_file,
     paths,
+    pool::Pool,
     progress::Progress,
     segment::Segment,
     spec::{Ends, PartitionSpec, SegmentSpec},
@@ -42,6 +43,7 @@ use crate::{
 /// What recovery needs to know besides the chain.
 pub(crate) struct RecoverOptions {
     pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) wall_ms: i64,
     pub(crate) index_interval: u32,
     pub(crate) expiry_ms: i64,

@@ -114,7 +114,7 @@ impl SealJob {
             self.write_index(fs, frozen)?;
         }
         create_active(
-            fs,
+            (fs, &self.tools.pool),
             &self.shared.dir,
             &self.next,
             self.tools.options.index_interval_bytes,

@@ -22,6 +22,7 @@ use crate::{
     index_file::{self, Contents, INDEX_FILE_BYTES_MAX},
     paths,
     planted::{Bug, planted},
+    pool::Pool,
     scan::{BatchRule, Scan, ScanOptions, index_headers, rewrite, scan},
     segment::{Segment, SegmentState},
     spec::SegmentSpec,
@@ -77,7 +78,7 @@ pub(super) fn open(
         spec,
         path,
     };
-    let file = match fs.open(&opening.path, OpenMode::ReadWrite) {
+    let file = match options.pool.open(&opening.path, OpenMode::ReadWrite) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return opening.missing(before()?),
         Err(error) => return Err(LogError::io(opening.path)(error)),
@@ -96,14 +97,14 @@ pub(super) fn open(
 
 /// Makes the file of a new active segment, or takes an empty one that is there.
 pub(crate) fn create_active(
-    fs: &dyn Fs,
+    (fs, pool): (&dyn Fs, &Arc<Pool>),
     dir: &Path,
     spec: &SegmentSpec,
     index_interval: u32,
     wall_ms: i64,
 ) -> io::Result<Active> {
     let path = paths::segment(dir, spec.base, spec.id);
-    let file = fs.open(&path, OpenMode::Create)?;
+    let file = pool.open(&path, OpenMode::Create)?;
     if !file.is_empty()? {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
@@ -165,8 +166,14 @@ impl Opening<'_> {
         let (options, spec) = (self.options, self.spec);
         if self.synced_bytes() == 0 {
             let interval = options.index_interval;
-            let active = create_active(&*options.fs, self.dir, spec, interval, options.wall_ms)
-                .map_err(LogError::io(&self.path))?;
+            let active = create_active(
+                (&*options.fs, &options.pool),
+                self.dir,
+                spec,
+                interval,
+                options.wall_ms,
+            )
+            .map_err(LogError::io(&self.path))?;
             return Ok(Found {
                 segment: active.segment.clone(),
                 end: spec.base,
