@@ -682,6 +682,8 @@ fn tombstones_and_markers_stay_for_the_retention_after_they_were_first_met() {
             let mut compaction = world.partition.compact(options).await.unwrap();
             let id = world.fresh_id();
             let replacement = compaction.next(id).await.unwrap().unwrap();
+            let horizon = world.clock.wall_ms() + RETENTION_MS;
+            world.passed.push((replacement.clean_end.0, horizon));
             world.commit(&replacement);
             let (old, new) = (&replacement.old, replacement.new);
             world.partition.replace_segments(old, new).await.unwrap();
