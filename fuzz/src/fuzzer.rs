@@ -1,8 +1,10 @@
 //! Runs one target over a corpus that grows.
 
 use std::{
+    cell::Cell,
     collections::HashSet,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
+    sync::Once,
 };
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region};
@@ -44,15 +46,33 @@ pub struct Fuzzer {
     executions: u64,
 }
 
+thread_local! {
+    /// Panics of this thread, those included that a task's runtime has caught.
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn panics() -> u64 {
+    static COUNTED: Once = Once::new();
+    COUNTED.call_once(|| {
+        let print = take_hook();
+        set_hook(Box::new(move |panic| {
+            PANICS.set(PANICS.get() + 1);
+            print(panic);
+        }));
+    });
+    PANICS.get()
+}
+
 /// Runs a target once; what it met, or how it failed.
 ///
 /// # Errors
-/// A panic, or more allocations than the target is allowed.
+/// A panic, also of a task, or more allocations than the target is allowed.
 pub fn run_once(target: &Target, input: &[u8]) -> Result<Trace, Failure> {
     let failure = |what: String| Failure {
         input: input.to_vec(),
         what,
     };
+    let panics_before = panics();
     let region = Region::new(&INSTRUMENTED_SYSTEM);
     let mut trace = Trace::default();
     let run = AssertUnwindSafe(|| (target.run)(input, &mut trace));
@@ -61,6 +81,9 @@ pub fn run_once(target: &Target, input: &[u8]) -> Result<Trace, Failure> {
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
         failure(text.unwrap_or("a panic").to_owned())
     })?;
+    if panics() > panics_before {
+        return Err(failure("a task has panicked".to_owned()));
+    }
     let allocated = region.change().bytes_allocated;
     let allowed = target.bytes_free + target.bytes_factor * input.len();
     if allocated > allowed {

@@ -19,7 +19,7 @@ pub(crate) use labels::{Dictionary, LabelsBuilder};
 use crate::{
     dedupe::{Dedupe, Fields, Producers, Qos2},
     digest::{Digest, digest_of_chunks},
-    index::{Entry, Index},
+    index::{Entry, Index, SEGMENT_BYTES_MAX, SEGMENT_OFFSETS_MAX},
     scan::read_range,
 };
 
@@ -115,6 +115,18 @@ pub(crate) enum IndexFileError {
     Crc,
     #[error("malformed section {0}")]
     Section(u32),
+}
+
+// === impl Header ===
+
+impl Header {
+    /// Whether a segment can be like this: what a start takes over is counted on from.
+    fn is_possible(&self) -> bool {
+        let offsets = self.end.0.checked_sub(self.base.0);
+        self.base.0 >= 0
+            && offsets.is_some_and(|offsets| (0..=SEGMENT_OFFSETS_MAX).contains(&offsets))
+            && self.bytes <= SEGMENT_BYTES_MAX
+    }
 }
 
 // === impl Labelled ===
@@ -352,7 +364,7 @@ fn header(payload: &[u8]) -> Option<Header> {
     }
     let mut fields = Fields(body);
     let labelled = Labelled::from_byte(fields.u8()?)?;
-    Some(Header {
+    let header = Header {
         labelled,
         segment: SegmentId(uuid::Uuid::from_bytes(fields.take()?)),
         base: Offset(fields.i64()?),
@@ -364,7 +376,8 @@ fn header(payload: &[u8]) -> Option<Header> {
         max_timestamp: fields.i64()?,
         created_wall_ms: fields.i64()?,
         digest: u128::from_le_bytes(fields.take()?),
-    })
+    };
+    header.is_possible().then_some(header)
 }
 
 /// The digest of the file, if the chunks are those that the header speaks of.

@@ -33,6 +33,28 @@ fn sample(count: u32) -> (Header, Index, Dedupe) {
 }
 
 #[test]
+fn header_of_an_impossible_segment_is_refused() {
+    let (good, index, dedupe) = sample(3);
+    for (base, end, bytes) in [
+        (-1, 900, 77),
+        (100, 99, 77),
+        (100, 100 + (1 << 33), 77),
+        (0, i64::MAX, 77),
+        (i64::MIN, i64::MAX, 77),
+        (100, 900, u64::MAX),
+    ] {
+        let header = Header {
+            base: Offset(base),
+            end: Offset(end),
+            bytes,
+            ..good
+        };
+        let file = encode(&header, &CHUNKS, &index, &dedupe);
+        assert!(decode_header(&file).is_err(), "{base} {end} {bytes}");
+    }
+}
+
+#[test]
 fn file_round_trips_and_skips_unknown_sections() {
     let (header, index, dedupe) = sample(9);
     let file = encode(&header, &CHUNKS, &index, &dedupe);
