@@ -10,8 +10,10 @@
 //!   files that tell the format and a clean stop in `dir.rs`.
 //! - An **I/O shard** is a thread that owns the active segments of its partitions ([`Log`] spreads
 //!   them by hash). It takes everything that waits, stamps offsets, makes one vectored write per
-//!   segment, and completes tickets. Syncs, directory operations and reads of files run on the
-//!   blocking pool.
+//!   segment, and completes tickets. Syncs run on other threads of the shard's own, directory
+//!   operations and reads of files on the blocking pool.
+//! - A **journal** (`journal.rs`) per shard makes small appends under [`Flush::Always`] durable
+//!   with one sync, whatever the number of partitions.
 //! - **Ends** ([`Ends`]): what is written, what is synced, and what is committed, which is what
 //!   counts as acknowledged and may be read.
 //!
@@ -21,13 +23,16 @@
 //! - The index entry is made before the append is visible, and the append is visible before it is
 //!   acknowledged.
 //! - Under [`Flush::Always`] nothing is acknowledged as durable, or read, before a successful sync
-//!   that began after the write. A failed sync is never repeated: the shard stops acknowledging.
+//!   that began after the write, of the segment's file or of the journal. A failed sync is never
+//!   repeated: the shard stops acknowledging.
+//! - What is sealed is synced in its own file.
 //! - Nothing below a synced point is ever cut. What is found damaged there is reported.
 //! - A directory of which something is known is never made anew: its loss ends the start.
 //!
 //! # Order of a clean stop
-//! [`Log::close`]: inboxes close, what they hold is written, everything is synced, recovery points
-//! of the active segments and the checkpoint are written, then the mark of a clean stop.
+//! [`Log::close`]: inboxes close, what they hold is written, everything is synced in its own file,
+//! the journals are emptied, recovery points of the active segments and the checkpoint are written,
+//! then the mark of a clean stop.
 
 mod active;
 mod append;

@@ -12,6 +12,12 @@ pub enum Bug {
     EarlyRead,
     /// The sync of segment files is left out.
     NoSegmentSync,
+    /// The sync of the journal is left out.
+    NoJournalSync,
+    /// The start empties the journals without replaying them.
+    NoReplay,
+    /// The journal lets records go whose segments have not been synced.
+    TrimAhead,
     /// A segment is sealed without waiting for its sync.
     NoSyncBeforeSeal,
     /// The directory of a new segment is not synced.
@@ -78,10 +84,13 @@ pub(crate) const fn planted(_: Bug) -> bool {
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::EarlyAck,
         Self::EarlyRead,
         Self::NoSegmentSync,
+        Self::NoJournalSync,
+        Self::NoReplay,
+        Self::TrimAhead,
         Self::NoSyncBeforeSeal,
         Self::NoDirectorySync,
         Self::RetriedSync,

@@ -26,6 +26,7 @@ use crate::{
     checkpoint::{Checkpoint, SyncedPoint},
     error::{JournalDamage, LogError},
     paths,
+    planted::{Bug, planted},
 };
 
 /// How many segments are written and synced at the same time.
@@ -67,7 +68,11 @@ pub(crate) async fn replay(
 ) -> Result<(), LogError> {
     let (fs, root) = (env.fs.clone(), dir.to_owned());
     let plan = env.blocking("log-replay", move || look(&*fs, &root, shards));
-    let plan = plan.await.ok_or(LogError::Closed)??;
+    let mut plan = plan.await.ok_or(LogError::Closed)??;
+    if planted(Bug::NoReplay) {
+        plan.pieces.clear();
+        plan.points.clear();
+    }
     if plan.open.is_empty() && plan.leftover.is_empty() {
         return Ok(());
     }

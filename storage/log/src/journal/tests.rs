@@ -258,3 +258,26 @@ fn records_of_an_earlier_life_of_the_ring_do_not_count() {
     assert!(found.is_empty());
     assert_eq!(scan::live(found).map(|live| live.records.len()), Ok(0));
 }
+
+/// The format on disk: what an older version wrote must be read.
+#[test]
+fn golden_record_has_these_bytes() {
+    let payloads = vec![b"one".to_vec(), Vec::new()];
+    let (entries, bytes) = encoded(&head(9, 7, 8, &payloads), &payloads);
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let front = HEAD_BYTES + ENTRY_BYTES * 2;
+    assert_eq!(hex(&bytes[..front + 3]), GOLDEN.concat());
+    assert!(bytes[front + 3..].iter().all(|byte| *byte == 0));
+    let decoded = record::decode(&bytes[..front], RING);
+    assert_eq!(decoded, Some((head(9, 7, 8, &payloads), entries)));
+}
+
+const GOLDEN: [&str; 7] = [
+    "4d534a5201000000ed5e00000000000000000000000000000900000000000000",
+    "070000000000000008000000000000000200000003000000b9d67bcd00000000",
+    "0000000000000000000000000000000100000000000000000000000000000000",
+    "0000000203000000000000000400000000000000050000000000000003000000",
+    "e9b2942a00000000000000000000000000000001010000000000000000000000",
+    "0000000000000002030000000000000004000000000000000500000000000000",
+    "00000000000000006f6e65",
+];

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use mainstem_env::File;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::planted::{Bug, planted};
+
 use super::record::{self, BLOCK_BYTES, Entry, Head};
 
 /// The batches of one entry, in order.
@@ -58,7 +60,13 @@ impl Write {
         slices.push(IoSlice::new(ZEROS.get(..filling).unwrap_or_default()));
         let result = file
             .write_all_vectored_at(&slices, self.position)
-            .and_then(|()| if self.syncs { file.sync_data() } else { Ok(()) });
+            .and_then(|()| {
+                if self.syncs && !planted(Bug::NoJournalSync) {
+                    file.sync_data()
+                } else {
+                    Ok(())
+                }
+            });
         (result, self.reply)
     }
 }

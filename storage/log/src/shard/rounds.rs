@@ -9,6 +9,7 @@ use super::Shard;
 use crate::{
     event::ShardFailure,
     journal::{self, ENTRIES_MAX, Entry, Journal, RingFile, Round, RoundDone},
+    planted::{Bug, planted},
     syncer::{self, SyncDone, SyncKind},
 };
 
@@ -178,6 +179,7 @@ impl Shard {
         for (sequence, slot) in journal.in_the_way(TRIM_SEGMENTS) {
             let writer = self.writers.get_mut(slot).and_then(Option::as_mut);
             match writer.and_then(|writer| writer.trim_job(sequence)) {
+                Some(_) if planted(Bug::TrimAhead) => journal.release(sequence, slot),
                 Some(job) => jobs.push(job),
                 // Nobody needs it any more.
                 None => journal.release(sequence, slot),

@@ -3,13 +3,18 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use mainstem_log::{AppendError, Flush, Log, LogOptions, Partition, PartitionSpec};
+use mainstem_log::{
+    AppendError, Flush, JournalDamage, Log, LogError, LogEvent, LogOptions, Partition,
+    PartitionSpec,
+};
 use mainstem_record::Codec;
-use mainstem_simulation::{Dice, SimFs, World, seeds};
+use mainstem_simulation::{Dice, Faults, SimFs, World, seeds};
 use parking_lot::Mutex;
 use prometheus::Registry;
 
-use crate::support::{append, batch_of, options, partition_id, segment_spec, spec, values};
+use crate::support::{
+    append, batch_of, inline_env, options, partition_id, run, segment_spec, spec, values,
+};
 
 const SEEDS: u64 = 30;
 
@@ -163,10 +168,7 @@ async fn live(
         tokio::task::yield_now().await;
     }
     process.end();
-    let counts = [
-        "mainstem_log_journal_bytes_total",
-        "mainstem_log_journal_trim_syncs_total",
-    ];
+    let counts = [JOURNAL_BYTES, "mainstem_log_journal_trim_syncs_total"];
     let counts = counts.map(|name| metric(&registry, name));
     let left = if dice.one_in(4) {
         // Not the power was cut, but the process killed.
@@ -214,4 +216,201 @@ fn simulation_run(seed: u64, totals: &mut [u64; 2]) {
     .into_iter()
     .zip(totals)
     .for_each(|(count, total)| *total += count);
+}
+
+/// A log with one shard, and so many partitions whose journal is ready.
+async fn warm(fs: &SimFs, count: i32, registry: &Registry) -> (Log, Vec<Partition>) {
+    let options = LogOptions {
+        shards: 1,
+        ..options()
+    };
+    let env = inline_env(Arc::new(fs.clone()));
+    let (log, _events) = Log::start(env, options, registry).await.unwrap();
+    let mut partitions = Vec::new();
+    for index in 0..count {
+        let partition = log.open_partition(spec_of(index)).await.unwrap();
+        while metric(registry, JOURNAL_BYTES) == 0 {
+            put(&partition, "warm").await;
+        }
+        partitions.push(partition);
+    }
+    (log, partitions)
+}
+
+const JOURNAL_BYTES: &str = "mainstem_log_journal_bytes_total";
+
+async fn put(partition: &Partition, value: &str) {
+    let ticket = partition.append(append(one(value))).await.unwrap();
+    ticket.await.unwrap();
+}
+
+#[test]
+fn one_sync_serves_all_partitions_that_wait() {
+    run(async {
+        let fs = SimFs::new();
+        let registry = Registry::new();
+        let (_log, partitions) = warm(&fs, 64, &registry).await;
+        let before = fs.syncs();
+        let mut tickets = Vec::new();
+        for partition in &partitions {
+            tickets.push(partition.append(append(one("a"))).await.unwrap());
+        }
+        for ticket in tickets {
+            ticket.await.unwrap();
+        }
+        // What comes while one is synced goes together; how much that is depends on the order of the
+        // tasks.
+        let syncs = fs.syncs() - before;
+        assert!(syncs <= 16, "{syncs} syncs for 64 partitions");
+    });
+}
+
+#[test]
+fn large_batches_are_synced_in_place_and_not_written_twice() {
+    run(async {
+        let fs = SimFs::new();
+        let registry = Registry::new();
+        let (_log, partitions) = warm(&fs, 1, &registry).await;
+        let before = metric(&registry, JOURNAL_BYTES);
+        for _ in 0..10 {
+            put(&partitions[0], &"x".repeat(64 << 10)).await;
+        }
+        // Notes of where the file is synced, of a block each.
+        let written = metric(&registry, JOURNAL_BYTES) - before;
+        assert!(written <= 10 * 4096, "{written}");
+    });
+}
+
+#[test]
+fn failed_sync_of_the_journal_fails_the_shard() {
+    run(async {
+        let fs = SimFs::new();
+        let (log, partitions) = warm(&fs, 1, &Registry::new()).await;
+        fs.set_faults(Faults {
+            sync: true,
+            ..Faults::default()
+        });
+        let ticket = partitions[0].append(append(one("a"))).await.unwrap();
+        assert_eq!(ticket.await, Err(AppendError::ShardFailed));
+        fs.set_faults(Faults::default());
+        let syncs = fs.syncs();
+        let again = partitions[0].append(append(one("b"))).await;
+        assert!(matches!(again, Err(AppendError::ShardFailed)));
+        assert_eq!(fs.syncs(), syncs, "never repeated");
+        let failure = log.health().remove(0).failure.unwrap();
+        assert!(failure.path.ends_with("journal/0.ring"), "{failure}");
+    });
+}
+
+#[test]
+fn rings_of_shards_that_are_gone_are_replayed_and_removed_and_a_clean_stop_leaves_nothing() {
+    simulation_world(|world| async move {
+        let fs = world.disk();
+        for (incarnation, shards) in [(0, 3), (1, 1), (2, 2)] {
+            let process = world.process(&fs, incarnation);
+            let registry = Registry::new();
+            let options = LogOptions {
+                shards,
+                ..options()
+            };
+            let started = Log::start(process.env.clone(), options, &registry).await;
+            let (log, _events) = started.unwrap();
+            let expected = incarnation as usize * 20;
+            for partition in open(&log).await {
+                assert_eq!(values(&partition).await.len(), expected);
+                for _ in 0..20 {
+                    put(&partition, "a").await;
+                }
+            }
+            assert!(fs.files(".ring").len() <= shards);
+            if incarnation == 1 {
+                log.close().await.unwrap();
+                // Nothing in them counts.
+                for ring in fs.files(".ring") {
+                    fs.edit(&ring, |content| content[2 * 4096..].fill(7));
+                }
+            } else {
+                process.end();
+            }
+        }
+    });
+}
+
+/// A power cut that left the ring, and nothing of the segment: with the position in the ring of the
+/// first record with payload.
+async fn only_the_ring_is_left(world: &World) -> (SimFs, usize) {
+    let fs = world.disk();
+    let process = world.process(&fs, 0);
+    let (log, _events) = Log::start(process.env.clone(), options(), &Registry::new())
+        .await
+        .unwrap();
+    let partition = log.open_partition(spec_of(0)).await.unwrap();
+    while fs.files(".ring").is_empty() {
+        put(&partition, "a").await;
+    }
+    for _ in 0..5 {
+        put(&partition, "a").await;
+    }
+    process.end();
+    let ring = fs.files(".ring").remove(0);
+    let content = fs.content(&ring);
+    let mut blocks = content.chunks(4096).enumerate().skip(2);
+    let with_payload = |block: &[u8]| block.starts_with(b"MSJR") && block[52] != 0;
+    let (at, _) = blocks.find(|(_, block)| with_payload(block)).unwrap();
+    let left = fs.process_death();
+    left.edit(&left.files(".log")[0], |content| {
+        content.truncate(BATCH_BYTES)
+    });
+    (left, at * 4096)
+}
+
+/// The first append was synced in place: there was no ring yet.
+const BATCH_BYTES: usize = 69;
+
+#[test]
+fn damage_in_the_ring_is_reported_and_shortens_nothing() {
+    simulation_world(|world| async move {
+        let length = one("a").len();
+        assert_eq!(length, BATCH_BYTES);
+        for flipped in [None, Some(30), Some(64 + 68 + 20)] {
+            let (fs, record) = only_the_ring_is_left(&world).await;
+            let ring = fs.files(".ring").remove(0);
+            if let Some(at) = flipped {
+                fs.edit(&ring, |content| content[record + at] ^= 1);
+            }
+            let before = fs.image_digest();
+            let env = world.process(&fs, 1).env;
+            let started = Log::start(env, options(), &Registry::new()).await;
+            match flipped {
+                None => {
+                    let (log, _events) = started.unwrap();
+                    let partition = log.open_partition(spec_of(0)).await.unwrap();
+                    assert!(values(&partition).await.len() >= 6);
+                }
+                // The head: whose it was cannot be told.
+                Some(30) => {
+                    let Err(LogError::Journal { path, damage }) = started else {
+                        panic!("{started:?}");
+                    };
+                    assert_eq!(path, ring);
+                    assert!(matches!(damage, JournalDamage::Record { .. }), "{damage}");
+                    assert_eq!(fs.image_digest(), before, "nothing was changed");
+                }
+                // The payload: the partition has lost what was acknowledged.
+                Some(_) => {
+                    let (log, mut events) = started.unwrap();
+                    log.open_partition(spec_of(0)).await.unwrap();
+                    let event = events.recv().await;
+                    assert!(
+                        matches!(event, Some(LogEvent::PartitionFailed { .. })),
+                        "{event:?}"
+                    );
+                }
+            }
+        }
+    });
+}
+
+fn simulation_world<F: Future<Output = ()>>(body: impl FnOnce(World) -> F) {
+    mainstem_simulation::run(7, body);
 }

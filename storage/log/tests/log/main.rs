@@ -12,6 +12,7 @@ mod directory;
 mod faults;
 mod golden;
 mod interval;
+mod isolation;
 mod journal;
 mod labels;
 mod lifecycle;
