@@ -147,3 +147,101 @@ async fn status(State(admin): State<Arc<Admin>>) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json")];
     (headers, format!("{body:#}\n")).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use mainstem_broker::BrokerDeps;
+    use mainstem_log::{Ack, Append, LogOptions};
+    use mainstem_metadata::{MetadataOptions, StoreKind};
+    use mainstem_record::{EncodedRecord, TimestampMs};
+    use mainstem_simulation::{Faults, SimFs};
+
+    use super::*;
+
+    async fn node(fs: &SimFs) -> Admin {
+        let env = Env::real().with_fs(Arc::new(fs.clone()));
+        let (config, registry) = (Arc::new(Config::default()), Registry::new());
+        let options = MetadataOptions {
+            dir: "/data".into(),
+            node_id: 1,
+            store: StoreKind::Memory,
+        };
+        let metadata = Metadata::start(env.clone(), options).await;
+        let metadata = metadata.expect("metadata");
+        let options = LogOptions::new("/data/log".into());
+        let (log, log_events) = Log::start(env.clone(), options, &registry)
+            .await
+            .expect("log");
+        let broker = Broker::start(BrokerDeps {
+            env: env.clone(),
+            config: config.clone(),
+            metadata: metadata.clone(),
+            log: log.clone(),
+            log_events,
+            registry: registry.clone(),
+            advertise: ("localhost".to_owned(), 9092),
+            directory_id: uuid::Uuid::nil(),
+        });
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Admin {
+            config,
+            advertise: String::new(),
+            addresses: Addresses {
+                kafka: nowhere,
+                mqtt: nowhere,
+                mqtt_ws: nowhere,
+                admin: nowhere,
+            },
+            broker: broker.await.expect("broker"),
+            log,
+            metadata,
+            process: ProcessMetrics::register(&env, &registry).expect("metrics"),
+            registry,
+        }
+    }
+
+    async fn body(response: Response) -> String {
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await;
+        String::from_utf8(bytes.expect("a body").to_vec()).expect("text")
+    }
+
+    #[tokio::test]
+    async fn failed_shard_is_told_by_readyz_status_and_metrics() {
+        let fs = SimFs::new();
+        let admin = Arc::new(node(&fs).await);
+        let ready = readyz(State(admin.clone())).await;
+        assert_eq!(
+            (ready.status(), body(ready).await),
+            (StatusCode::OK, "ready\n".to_owned())
+        );
+
+        fs.set_faults(Faults {
+            sync: true,
+            ..Faults::default()
+        });
+        let partition = admin.log.partitions().into_iter().next();
+        let partition = partition.expect("an internal topic");
+        let nothing: [(&[u8], Option<&[u8]>); 0] = [];
+        let append = Append::Record {
+            record: EncodedRecord::new(None, Some(b"v"), nothing),
+            attributes: 0,
+            timestamp: TimestampMs(1),
+            qos2: None,
+            ack: Ack::Durable,
+        };
+        let ticket = partition.append(append).await.expect("a place");
+        ticket.await.expect_err("the sync fails");
+
+        let shard = format!("log shard {}: ", partition.shard());
+        let ready = readyz(State(admin.clone())).await;
+        assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let reason = body(ready).await;
+        assert!(reason.starts_with(&shard), "{reason}");
+        let text = body(status(State(admin.clone())).await).await;
+        let answer: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(answer["ready"], false);
+        assert_eq!(answer["failed_shards"][0]["shard"], partition.shard());
+        let text = body(metrics(State(admin), HeaderMap::new()).await).await;
+        assert!(text.contains("\nmainstem_log_shard_failed 1\n"), "{text}");
+    }
+}

@@ -56,6 +56,7 @@ struct Counts {
     mqtt_acknowledged: AtomicU64,
     commits: AtomicU64,
     retained: AtomicU64,
+    compactions: AtomicU64,
 }
 
 /// The clients of a node.
@@ -84,6 +85,7 @@ fn nothing_acknowledged_is_missing_after_crashes() {
         mqtt_acknowledged,
         commits,
         retained,
+        compactions,
     } = counts;
     if std::env::var_os("BROKER_SEED").is_none() {
         let all = [
@@ -94,6 +96,7 @@ fn nothing_acknowledged_is_missing_after_crashes() {
             mqtt_acknowledged,
             commits,
             retained,
+            compactions,
         ];
         let idle = all
             .iter()
@@ -176,6 +179,8 @@ impl Life<'_> {
         match node {
             Ok(node) => {
                 self.serve(&node, &disk, clients, dice).await;
+                let compactions = node.metric("mainstem_compaction_runs_total") as u64;
+                counts.compactions.fetch_add(compactions, Ordering::Relaxed);
                 node.stop_metadata().await;
                 if matches!(self.end, End::Clean) {
                     counts.clean_stops.fetch_add(1, Ordering::Relaxed);
