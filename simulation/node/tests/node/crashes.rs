@@ -32,7 +32,10 @@ const LIVES: u64 = 4;
 const GRACE: Duration = Duration::from_millis(20);
 
 /// The longest life, in virtual time: something hangs if it takes longer.
-const LIFE_MAX: Duration = Duration::from_secs(600);
+const LIFE_MAX: Duration = Duration::from_secs(30);
+
+/// The longest that the subscriber's last message may take.
+const DELIVERY_MAX: Duration = Duration::from_secs(10);
 
 /// Changes of the disk within which a life ends.
 const CHANGES_MAX: u64 = 500;
@@ -279,9 +282,14 @@ impl Clients {
         let all = |subscriber: &Subscriber| {
             subscriber.has("gauges", gauges.sent()) && subscriber.has("meters", meters.sent())
         };
-        self.subscriber.live(node, all).await;
+        let delivered = node
+            .env
+            .timeout(DELIVERY_MAX, self.subscriber.live(node, all));
+        let delivered = delivered.await;
+        // Else what is missing is said first.
         self.subscriber.check("gauges", gauges.sent());
         self.subscriber.check("meters", meters.sent());
+        assert!(delivered.is_ok(), "all has come, and the subscriber waits");
         let mut kafka = Kafka::connect(node).await.expect("a connection");
         for producer in &self.idempotent {
             let records = kafka.read_all(&producer.topic).await.expect("records");

@@ -98,7 +98,9 @@ impl Disk {
 
     /// Waits for the end.
     pub(crate) async fn ended(&self) {
-        self.ended.notified().await;
+        while !self.has_ended() {
+            self.ended.notified().await;
+        }
     }
 
     /// Whether the end has come.

@@ -5,6 +5,12 @@ use std::sync::Arc;
 
 use mainstem_metadata::MemoryDisk;
 use mainstem_simulation::World;
+use parking_lot::Mutex;
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+};
 
 use crate::{
     disk::{Crash, Disk, Syncs},
@@ -16,6 +22,49 @@ use crate::{
 
 /// When records were made; a topic takes any time that is past.
 const NOW_MS: i64 = 1_700_000_000_000;
+
+/// The text of the errors that were logged.
+#[derive(Debug, Clone, Default)]
+struct Errors(Arc<Mutex<Vec<String>>>);
+
+/// The fields of one of them.
+struct Text(String);
+
+impl Errors {
+    fn any_has(&self, part: &str) -> bool {
+        self.0.lock().iter().any(|text| text.contains(part))
+    }
+}
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.0.push_str(&format!("{}={value:?} ", field.name()));
+    }
+}
+
+impl Subscriber for Errors {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::ERROR
+    }
+
+    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.0.lock().push(text.0);
+    }
+
+    fn enter(&self, _span: &span::Id) {}
+
+    fn exit(&self, _span: &span::Id) {}
+}
 
 /// A life of a node on a disk that the test can spoil.
 struct Life {
@@ -68,12 +117,19 @@ fn node_whose_shard_failed_acknowledges_nothing_and_serves_what_it_had() {
         assert_eq!(node.broker.readiness(), Vec::<String>::new());
 
         disk.set_syncs(Syncs::FailOnce);
+        let lines = Errors::default();
+        let logged = tracing::subscriber::set_default(lines.clone());
         let error = produce(&mut kafka, "t", -1, "lost").await;
+        drop(logged);
         assert_eq!(error, (KAFKA_STORAGE_ERROR, -1));
         assert_eq!(disk.syncs(), Syncs::Work, "later syncs would succeed");
         let readiness = node.broker.readiness();
         assert!(readiness[0].starts_with("log shard 0: "), "{readiness:?}");
         assert_eq!(node.metric("mainstem_log_shard_failed"), 1.0);
+        assert!(
+            lines.any_has("injected"),
+            "the log says how the disk failed: {lines:?}"
+        );
 
         // Nothing is acknowledged any more, whatever was asked for.
         for acks in [-1, 1] {

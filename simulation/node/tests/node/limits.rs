@@ -113,6 +113,11 @@ fn stalled_disk_stops_producers_at_the_limit_of_requests() {
     stalled_disk_stops_producers(3, 1 << 20, 1 << 20);
 }
 
+#[test]
+fn stalled_disk_stops_producers_at_the_limit_of_the_shards() {
+    stalled_disk_stops_producers(4, 1 << 30, SHARDS * SHARD_BYTES);
+}
+
 /// Below the watermark data is refused or held back, and what the coordinators and the metadata need
 /// goes on; below a quarter of it only the metadata. All of it ends by itself.
 #[test]

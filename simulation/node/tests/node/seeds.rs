@@ -38,6 +38,12 @@ fn watch_panics() {
 /// With the seed of the first that fails, in a task or in the test itself.
 pub(crate) fn all(name: &str, count: u64, one: impl Fn(u64) + Sync) {
     watch_panics();
+    if std::env::var_os("BROKER_SEED").is_some() {
+        // A replay tells what the node says.
+        let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN);
+        // Another test may have done so already.
+        let _ = lines.try_init();
+    }
     let many = std::env::var("BROKER_SEEDS").ok();
     let count = many.map_or(count, |many| many.parse().expect("a number"));
     let seeds = mainstem_simulation::seeds(count);
