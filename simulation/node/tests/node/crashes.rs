@@ -25,6 +25,13 @@ const SEEDS: u64 = 300;
 /// Seeds within which a disk that lies is found out: the first or second does.
 const LYING_SEEDS: u64 = 10;
 
+/// Keys that make compaction busy.
+const CLEANING: &[(&str, &str)] = &[
+    ("log.segment.delete.delay.ms", "30"),
+    ("log.cleaner.backoff.ms", "10"),
+    ("log.cleaner.min.cleanable.ratio", "0.01"),
+];
+
 /// Lives of a node that end early, and one more that does not.
 const LIVES: u64 = 4;
 
@@ -169,7 +176,7 @@ impl Life<'_> {
             counts.crashes.fetch_add(1, Ordering::Relaxed);
         }
         let (process, env) = process(self.world, self.number, std::sync::Arc::new(disk.clone()));
-        let config = node::config(&[]);
+        let config = node::config(CLEANING);
         let ended = async {
             disk.ended().await;
             self.world.clock().sleep(GRACE).await;

@@ -25,7 +25,8 @@ pub(crate) enum Crash {
 pub(crate) enum Syncs {
     #[default]
     Work,
-    /// The next one fails, and loses what it was to write; those after it work.
+    /// The next one of records (in a segment, in a journal) fails, and loses what it was to write; those
+    /// after it work.
     FailOnce,
     /// They do nothing and say that they have worked.
     Lie,
@@ -53,6 +54,8 @@ pub(crate) struct Disk {
 struct DiskFile {
     disk: Disk,
     file: Arc<dyn File>,
+    /// Acknowledgements depend on it.
+    has_records: bool,
 }
 
 // === impl Disk ===
@@ -147,15 +150,18 @@ impl Disk {
         self.alive()
     }
 
-    fn sync(&self, sync: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    fn sync(&self, has_records: bool, sync: impl Fn() -> io::Result<()>) -> io::Result<()> {
         self.change()?;
         let syncs = {
             let mut state = self.state.lock();
-            let syncs = state.syncs;
-            if syncs == Syncs::FailOnce {
-                state.syncs = Syncs::Work;
+            match state.syncs {
+                Syncs::FailOnce if has_records => {
+                    state.syncs = Syncs::Work;
+                    Syncs::FailOnce
+                }
+                Syncs::FailOnce => Syncs::Work,
+                syncs => syncs,
             }
-            syncs
         };
         match syncs {
             Syncs::Work => sync(),
@@ -182,7 +188,15 @@ impl Fs for Disk {
         }
         let file = self.fs.open(path, mode)?;
         let disk = self.clone();
-        Ok(Arc::new(DiskFile { disk, file }))
+        let name = path.to_string_lossy();
+        // A journal is made under another name.
+        let of_records = [".log", ".ring", ".ring.tmp"];
+        let has_records = of_records.iter().any(|end| name.ends_with(end));
+        Ok(Arc::new(DiskFile {
+            disk,
+            file,
+            has_records,
+        }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -246,11 +260,12 @@ impl File for DiskFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.sync(|| self.file.sync_data())
+        self.disk.sync(self.has_records, || self.file.sync_data())
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.disk.sync(|| self.file.sync_all())
+        // Files are made with it, acknowledgements wait for the other one.
+        self.disk.sync(false, || self.file.sync_all())
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -75,6 +75,8 @@ fn stalled_disk_stops_producers(seed: u64, request_bytes: usize, held_max: usize
             ("mainstem.shard.inflight.bytes", SHARD_BYTES.to_string()),
             ("queued.max.request.bytes", request_bytes.to_string()),
             ("mainstem.io.shards", SHARDS.to_string()),
+            // While a segment is being sealed, appends to its partition wait apart.
+            ("log.segment.bytes", (1 << 28).to_string()),
         ];
         let flags = flags.each_ref().map(|(key, value)| (*key, value.as_str()));
         let Life { node, stall, .. } = start(&world, &flags).await;
