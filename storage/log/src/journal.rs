@@ -47,7 +47,7 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use file::{RingFile, open};
 pub(crate) use header::{RING_BYTES_MAX, RING_BYTES_MIN};
 pub(crate) use record::{ENTRIES_MAX, ENTRY_PAYLOAD_BYTES_MAX, Entry};
-pub(crate) use replay::replay;
+pub(crate) use replay::{Piece, Plan, Target, look_at_ring, replay};
 
 use record::{BLOCK_BYTES, Head, blocks_of};
 use ring::Ring;

@@ -33,22 +33,22 @@ use crate::{
 const CONCURRENCY: usize = 8;
 
 /// A payload in a ring.
-struct Piece {
-    file: Arc<dyn File>,
+pub(crate) struct Piece {
+    pub(crate) file: Arc<dyn File>,
     /// Where in the ring, in bytes.
-    at: u64,
-    entry: Entry,
+    pub(crate) at: u64,
+    pub(crate) entry: Entry,
 }
 
 /// Which segment, and where its file is.
-type Target = (PartitionId, SegmentId, Offset);
+pub(crate) type Target = (PartitionId, SegmentId, Offset);
 
 /// What the rings hold.
 #[derive(Default)]
-struct Plan {
+pub(crate) struct Plan {
     /// In the order in which they were written.
-    pieces: BTreeMap<Target, Vec<Piece>>,
-    points: BTreeMap<PartitionId, SyncedPoint>,
+    pub(crate) pieces: BTreeMap<Target, Vec<Piece>>,
+    pub(crate) points: BTreeMap<PartitionId, SyncedPoint>,
     /// Rings to empty.
     open: Vec<RingFile>,
     /// Rings of shards that are not there any more.
@@ -125,27 +125,32 @@ fn look(fs: &dyn Fs, dir: &Path, shards: usize) -> Result<Plan, LogError> {
         let file = fs
             .open(&path, OpenMode::ReadWrite)
             .map_err(LogError::io(&path))?;
-        let header = file::read_header(&*file, &path)?;
-        if header.open {
-            let ring = RingFile { path, file, header };
-            look_at_ring(&ring, &mut plan)?;
+        if let Some(ring) = look_at_ring(file, &path, &mut plan)? {
             plan.open.push(ring);
         }
     }
     Ok(plan)
 }
 
-fn look_at_ring(ring: &RingFile, plan: &mut Plan) -> Result<(), LogError> {
-    let RingFile { path, file, header } = ring;
+/// Adds what the ring in `file` holds to the plan; gives it back unless it is empty. Changes nothing.
+pub(crate) fn look_at_ring(
+    file: Arc<dyn File>,
+    path: &Path,
+    plan: &mut Plan,
+) -> Result<Option<RingFile>, LogError> {
+    let header = file::read_header(&*file, path)?;
+    if !header.open {
+        return Ok(None);
+    }
     let io = |error| LogError::io(path)(error);
     let hole = |sequence, position| LogError::Journal {
-        path: path.clone(),
+        path: path.to_owned(),
         damage: JournalDamage::Record { sequence, position },
     };
-    let found = scan::find(&**file, header.ring, header.bytes).map_err(io)?;
+    let found = scan::find(&*file, header.ring, header.bytes).map_err(io)?;
     let live = scan::live(found).map_err(|lost| hole(lost.sequence, lost.position))?;
     for found in &live.records {
-        let record = scan::read(&**file, found.position, &found.head, header.bytes);
+        let record = scan::read(&*file, found.position, &found.head, header.bytes);
         let (head, entries) = record
             .map_err(io)?
             .ok_or_else(|| hole(found.head.sequence, Some(found.position)))?;
@@ -155,7 +160,7 @@ fn look_at_ring(ring: &RingFile, plan: &mut Plan) -> Result<(), LogError> {
             let begin = at;
             at += u64::from(entry.length);
             // Of a record that may be torn, what is torn was never acknowledged.
-            if !is_durable && !is_good(&**file, begin, &entry).map_err(io)? {
+            if !is_durable && !is_good(&*file, begin, &entry).map_err(io)? {
                 continue;
             }
             let point = SyncedPoint {
@@ -177,7 +182,15 @@ fn look_at_ring(ring: &RingFile, plan: &mut Plan) -> Result<(), LogError> {
             }
         }
     }
-    Ok(())
+    let path = path.to_owned();
+    Ok(Some(RingFile { path, file, header }))
+}
+
+impl Piece {
+    /// Whether the payload is as it was written.
+    pub(crate) fn is_good(&self) -> io::Result<bool> {
+        is_good(&*self.file, self.at, &self.entry)
+    }
 }
 
 fn is_good(ring: &dyn File, at: u64, entry: &Entry) -> io::Result<bool> {

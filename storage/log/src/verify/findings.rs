@@ -93,6 +93,12 @@ pub enum Problem {
     /// The file of synced points cannot be used.
     #[error("the checkpoint is damaged")]
     Checkpoint,
+    /// A ring of the journal has lost a record that was on stable storage.
+    #[error("{reason}")]
+    Journal {
+        /// Why.
+        reason: String,
+    },
     /// The format file cannot be used, or tells another format.
     #[error("{reason}")]
     Format {
@@ -109,6 +115,12 @@ pub enum Problem {
     #[error("torn tail of {bytes} bytes above the synced point")]
     TornTail {
         /// How many bytes.
+        bytes: u64,
+    },
+    /// Bytes that only the journal has: the next start writes them into the file.
+    #[error("the journal holds {bytes} bytes more")]
+    Journalled {
+        /// How many.
         bytes: u64,
     },
     /// Bytes above the sealed end: they were never acknowledged.
@@ -180,9 +192,11 @@ impl Problem {
             | Self::Producer { .. }
             | Self::MissingSegment
             | Self::Checkpoint
+            | Self::Journal { .. }
             | Self::Format { .. } => Severity::Damage,
             Self::Io { .. } => Severity::Unreadable,
             Self::TornTail { .. }
+            | Self::Journalled { .. }
             | Self::Beyond { .. }
             | Self::NoIndex
             | Self::Leftover

@@ -11,11 +11,13 @@
 
 mod dump;
 mod findings;
+mod journal;
 mod layout;
 mod segment;
 mod walk;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
@@ -28,12 +30,19 @@ pub use findings::{Finding, Problem, Severity, Summary};
 use layout::{Listing, PartitionDir, SegmentFiles};
 pub(crate) use segment::damaged_batches;
 
-use crate::{checkpoint, dir, error::LogError, paths};
+use crate::{
+    checkpoint, dir,
+    error::LogError,
+    journal::{Piece, Target},
+    paths,
+};
 
 /// One run over a log.
 struct Checker<'a> {
     fs: &'a dyn Fs,
     summary: Summary,
+    /// What the next start would write into segments.
+    pieces: BTreeMap<Target, Vec<Piece>>,
     on_finding: &'a mut dyn FnMut(&Finding),
 }
 
@@ -52,6 +61,7 @@ pub fn verify(
     let mut checker = Checker {
         fs,
         summary: Summary::default(),
+        pieces: BTreeMap::new(),
         on_finding,
     };
     checker.run(&dir)?;
@@ -89,7 +99,8 @@ impl Checker<'_> {
             self.found(Finding::new(paths::format(dir), Problem::Format { reason }));
         }
         // Before the segments: what it says must be in them, however much is appended meanwhile.
-        let points = self.checkpoint(&paths::checkpoint(dir));
+        let mut points = self.checkpoint(&paths::checkpoint(dir));
+        self.journal(dir, &mut points);
         let mut others = Vec::new();
         let partitions = layout::partitions(self.fs, dir, |path| others.push(path))
             .map_err(LogError::io(paths::partitions(dir)))?;
@@ -160,7 +171,7 @@ impl Checker<'_> {
                 }
             }
             let point = synced.filter(|point| point.segment == files.id);
-            let Some(checked) = self.segment(&partition.path, files, point) else {
+            let Some(checked) = self.segment(partition, files, point) else {
                 continue;
             };
             if !checked.is_sealed && last != Some(*files) {

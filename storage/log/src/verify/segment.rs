@@ -13,7 +13,7 @@ use mainstem_record::{BatchHeader, Offset, ProducerId};
 
 use super::{
     Checker, Finding, Problem,
-    layout::SegmentFiles,
+    layout::{PartitionDir, SegmentFiles},
     walk::{Expected, Step, Walk},
 };
 use crate::{
@@ -66,11 +66,11 @@ impl Checker<'_> {
     /// Checks a segment with a file of batches; `None` if it could not be looked at.
     pub(super) fn segment(
         &mut self,
-        dir: &Path,
+        partition: &PartitionDir,
         files: &SegmentFiles,
         synced: Option<SyncedPoint>,
     ) -> Option<Checked> {
-        let path = paths::segment(dir, files.base, files.id);
+        let path = paths::segment(&partition.path, files.base, files.id);
         let file = match self.fs.open(&path, OpenMode::Read) {
             Ok(file) => file,
             Err(error) => {
@@ -92,11 +92,16 @@ impl Checker<'_> {
                 None => self.unindexed(&path, &file, files, None),
             }
         } else {
-            let snapshot_path = path.with_extension(paths::SNAPSHOT);
-            if files.snapshot {
-                self.snapshot(&snapshot_path, &*file, files);
+            let target = (partition.id, files.id, files.base);
+            match self.with_journal((file, &path), target) {
+                Ok(file) => {
+                    if files.snapshot {
+                        self.snapshot(&path.with_extension(paths::SNAPSHOT), &*file, files);
+                    }
+                    self.unindexed(&path, &file, files, synced)
+                }
+                Err(error) => Err(error),
             }
-            self.unindexed(&path, &file, files, synced)
         };
         match checked {
             Ok((end, is_sealed)) => Some(Checked { end, is_sealed }),

@@ -133,6 +133,32 @@ fn torn_tail_is_a_note_and_the_loss_of_synced_bytes_is_damage() {
 }
 
 #[test]
+fn what_only_the_journal_has_counts() {
+    let fs = memory();
+    used(&fs, false);
+    let path = file("log", 1);
+    let whole = fs.read(&path, 1 << 20).unwrap();
+    // As if a power cut had taken what was written to the file and synced in the journal.
+    let log = fs.open(&path, OpenMode::ReadWrite).unwrap();
+    for left in [0, whole.len() as u64 / 3] {
+        log.set_len(left).unwrap();
+        let (summary, findings) = check(&*fs);
+        let bytes = whole.len() as u64 - left;
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].problem, Problem::Journalled { bytes });
+        assert_eq!(summary.damage, 0);
+        assert_eq!(summary.records, 6 * BATCHES);
+    }
+    // Without it the loss is seen only as far as the checkpoint knows; a damaged one is named.
+    let ring = Path::new("/log/journal/0.ring");
+    let first_record = 8192;
+    flip(&*fs, ring, first_record + 20, 3);
+    let (summary, findings) = check(&*fs);
+    assert!(summary.damage > 0);
+    assert!(findings.iter().any(|finding| finding.path == ring));
+}
+
+#[test]
 fn missing_files_are_named() {
     let fs = memory();
     used(&fs, false);
