@@ -158,7 +158,9 @@ fn files_of(fs: &dyn Fs, dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     while let Some(next) = waiting.pop() {
         for entry in fs.read_dir(&next).unwrap() {
             let path = next.join(&entry.name);
-            if entry.is_dir {
+            if entry.name == "journal" {
+                // Rings are mostly zeros; the journal's own tests hold their records.
+            } else if entry.is_dir {
                 waiting.push(path);
             } else {
                 let bytes = fs.read(&path, 1 << 24).unwrap();
