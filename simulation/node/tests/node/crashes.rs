@@ -67,6 +67,7 @@ struct Counts {
     commits: AtomicU64,
     retained: AtomicU64,
     compactions: AtomicU64,
+    journal_bytes: AtomicU64,
 }
 
 /// The clients of a node.
@@ -96,8 +97,12 @@ fn nothing_acknowledged_is_missing_after_crashes() {
         commits,
         retained,
         compactions,
+        journal_bytes,
     } = counts;
-    if std::env::var_os("BROKER_SEED").is_none() {
+    let is_whole = ["BROKER_SEED", "BROKER_SEEDS"]
+        .iter()
+        .all(|name| std::env::var_os(name).is_none());
+    if is_whole {
         let all = [
             crashes,
             clean_stops,
@@ -107,6 +112,7 @@ fn nothing_acknowledged_is_missing_after_crashes() {
             commits,
             retained,
             compactions,
+            journal_bytes,
         ];
         let idle = all
             .iter()
@@ -189,8 +195,12 @@ impl Life<'_> {
         match node {
             Ok(node) => {
                 self.serve(&node, &disk, clients, dice).await;
-                let compactions = node.metric("mainstem_compaction_runs_total") as u64;
-                counts.compactions.fetch_add(compactions, Ordering::Relaxed);
+                for (count, name) in [
+                    (&counts.compactions, "mainstem_compaction_runs_total"),
+                    (&counts.journal_bytes, "mainstem_log_journal_bytes_total"),
+                ] {
+                    count.fetch_add(node.metric(name) as u64, Ordering::Relaxed);
+                }
                 node.stop_metadata().await;
                 if matches!(self.end, End::Clean) {
                     counts.clean_stops.fetch_add(1, Ordering::Relaxed);
