@@ -16,6 +16,10 @@ pub enum Bug {
     NoJournalSync,
     /// The start empties the journals without replaying them.
     NoReplay,
+    /// The journal is emptied before what it held is synced in the segments.
+    NoSyncOfReplay,
+    /// Torn payloads of the journal are taken for good ones.
+    UncheckedJournal,
     /// The journal lets records go whose segments have not been synced.
     TrimAhead,
     /// A segment is sealed without waiting for its sync.
@@ -84,12 +88,14 @@ pub(crate) const fn planted(_: Bug) -> bool {
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::EarlyAck,
         Self::EarlyRead,
         Self::NoSegmentSync,
         Self::NoJournalSync,
         Self::NoReplay,
+        Self::NoSyncOfReplay,
+        Self::UncheckedJournal,
         Self::TrimAhead,
         Self::NoSyncBeforeSeal,
         Self::NoDirectorySync,

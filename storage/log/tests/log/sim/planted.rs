@@ -13,7 +13,7 @@ use super::world_of;
 use crate::compaction;
 
 /// A bug that is not found in so many seeds is not found.
-const SEEDS_MAX: u64 = 400;
+const SEEDS_MAX: u64 = 1000;
 
 thread_local! {
     /// What the first panic said since this was emptied.

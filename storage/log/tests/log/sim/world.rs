@@ -110,7 +110,7 @@ impl Sim {
             2 => Chances {
                 read_error: 50,
                 write_error: 50,
-                sync_error: 20,
+                sync_error: 80,
                 no_space: 50,
                 ..self.nuisance()
             },
