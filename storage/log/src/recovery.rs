@@ -136,7 +136,10 @@ fn check_chain(spec: &PartitionSpec) -> Result<(), LogError> {
 
 /// Makes the directory of a partition so that it is there after a crash.
 fn make_dir(fs: &dyn Fs, dir: &Path) -> Result<(), LogError> {
-    if fs.exists(dir).map_err(LogError::io(dir))? {
+    // Files come after all of this; a directory without any may be of a start that died before its
+    // name was durable.
+    let exists = fs.exists(dir).map_err(LogError::io(dir))?;
+    if exists && !fs.read_dir(dir).map_err(LogError::io(dir))?.is_empty() {
         return Ok(());
     }
     fs.create_dir_all(dir).map_err(LogError::io(dir))?;
