@@ -2,6 +2,7 @@
 
 use mainstem_env::Env;
 use prometheus::{Counter, Gauge, IntGauge, Registry};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Files of /proc are small; more than this is not what we expect.
 const PROC_FILE_BYTES_MAX: usize = 4096;
@@ -16,6 +17,38 @@ pub(crate) struct ProcessMetrics {
     open_files: IntGauge,
     uptime: Gauge,
     started: std::time::Duration,
+}
+
+/// Of the open files that the process may have, segments may take this part; connections need the
+/// rest.
+const SEGMENTS_PART: u64 = 2;
+
+/// How many segment files may be open at a time, `wanted` at most: raises the limit of the process
+/// as far as it may itself, and stays within it.
+pub(crate) fn open_files_max(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let (mut current, maximum) = (limit.current, limit.maximum);
+    if current != maximum {
+        let raised = Rlimit {
+            current: maximum,
+            maximum,
+        };
+        match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => current = maximum,
+            Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+        }
+    }
+    // No limit is none to us either.
+    let room = current.map_or(u64::MAX, |files| files / SEGMENTS_PART);
+    let room = usize::try_from(room).unwrap_or(usize::MAX).max(1);
+    if room < wanted {
+        tracing::warn!(
+            limit = current,
+            segment_files = room,
+            "the limit of open files is low; raise it (ulimit -n) for many partitions or connections"
+        );
+    }
+    wanted.min(room)
 }
 
 // === impl ProcessMetrics ===

@@ -275,7 +275,7 @@ fn log_options(config: &Config) -> LogOptions {
             config.kafka.producer_id_expiration_ms.unsigned_abs(),
         ),
         decompressed_bytes_max: storage.decompressed_batch_bytes_max,
-        open_files_max: storage.open_files_max,
+        open_files_max: crate::process::open_files_max(storage.open_files_max),
         scrub_bytes_per_second: storage.scrub_bytes_per_second,
         scrub_interval: Duration::from_secs(storage.scrub_interval_hours.saturating_mul(3600)),
         ..LogOptions::new(config.data_dir.join("log"))

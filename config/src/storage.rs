@@ -36,7 +36,7 @@ section! {
             long_from(0);
         /// Hours from the end of one such check of everything to the beginning of the next.
         "mainstem.scrub.interval.hours" => scrub_interval_hours: u64 = 168, Long, long_from(1);
-        /// Segment files held open at a time.
+        /// Segment files held open at a time; half of what the process may have open, if that is less.
         "mainstem.open.files.max" => open_files_max: usize = 4096, Int, ints(64, 1_048_576);
         /// Bytes that one compressed batch may grow to when it is read; more is refused.
         "mainstem.decompressed.batch.max.bytes" => decompressed_batch_bytes_max: usize = 134_217_728,

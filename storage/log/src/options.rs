@@ -59,7 +59,7 @@ impl LogOptions {
             decompressed_bytes_max: 256 << 20,
             recovery_point_bytes: 32 << 20,
             recovery_scan_bytes_max: 512 << 20,
-            open_files_max: 512,
+            open_files_max: 4096,
             dictionary_segment_bytes_min: 1 << 20,
             scrub_bytes_per_second: 0,
             scrub_interval: Duration::from_secs(7 * 24 * 60 * 60),
