@@ -66,7 +66,7 @@ pub(crate) struct DumpArguments {
     /// Only this partition, named like its directory.
     #[arg(long, value_name = "TOPIC-ID/INDEX", value_parser = log_command::parse_partition)]
     pub(crate) partition: Option<PartitionId>,
-    /// Do not print batches.
+    /// Do not print batches, nor the records of the journal.
     #[arg(long, conflicts_with = "records")]
     pub(crate) no_batches: bool,
     /// Print the records of each batch: offset, timestamp, key, sizes and names of headers.

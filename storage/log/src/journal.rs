@@ -31,6 +31,7 @@
 
 mod file;
 mod header;
+mod inspect;
 mod record;
 mod replay;
 mod ring;
@@ -46,6 +47,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use file::{RingFile, open};
 pub(crate) use header::{RING_BYTES_MAX, RING_BYTES_MIN};
+pub(crate) use inspect::{Inspected, Record, inspect};
 pub(crate) use record::{ENTRIES_MAX, ENTRY_PAYLOAD_BYTES_MAX, Entry};
 pub(crate) use replay::{Piece, Plan, Target, look_at_ring, replay};
 
@@ -54,6 +56,17 @@ use ring::Ring;
 use worker::{Payloads, Write};
 
 use crate::syncer::Mark;
+
+/// The magic of each thing in a ring, its version, and the bytes of its fixed part.
+#[cfg(test)]
+pub(crate) const FORMATS: [([u8; 4], u32, usize); 2] = [
+    (header::MAGIC, header::VERSION, header::SLOT_BYTES),
+    (record::MAGIC, record::VERSION, record::HEAD_BYTES),
+];
+
+/// Bytes of an entry of a record.
+#[cfg(test)]
+pub(crate) const ENTRY_BYTES: usize = record::ENTRY_BYTES;
 
 /// The journal of a shard, as the shard sees it: it decides, the worker does the input and output.
 pub(crate) struct Journal {

@@ -22,8 +22,8 @@ pub(crate) const RING_BYTES_MAX: u64 = 4 << 30;
 /// The shortest ring, in bytes: some records, and room to write down that others are not needed.
 pub(crate) const RING_BYTES_MIN: u64 = 32 * BLOCK_BYTES as u64;
 
-const MAGIC: [u8; 4] = *b"MSJH";
-const VERSION: u32 = 1;
+pub(crate) const MAGIC: [u8; 4] = *b"MSJH";
+pub(crate) const VERSION: u32 = 1;
 
 /// What a slot says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

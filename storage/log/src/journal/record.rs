@@ -36,8 +36,8 @@ pub(crate) const ENTRY_PAYLOAD_BYTES_MAX: usize = 64 << 10;
 /// The most payload of one record, in bytes.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 4 << 20;
 
-const MAGIC: [u8; 4] = *b"MSJR";
-const VERSION: u32 = 1;
+pub(crate) const MAGIC: [u8; 4] = *b"MSJR";
+pub(crate) const VERSION: u32 = 1;
 
 /// What a record says of itself and of the records before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

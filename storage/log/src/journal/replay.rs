@@ -154,15 +154,13 @@ pub(crate) fn look_at_ring(
         let (head, entries) = record
             .map_err(io)?
             .ok_or_else(|| hole(found.head.sequence, Some(found.position)))?;
-        let mut at = found.position + (HEAD_BYTES + entries.len() * ENTRY_BYTES) as u64;
         let is_durable = head.sequence <= live.durable;
-        for entry in entries {
-            let begin = at;
-            at += u64::from(entry.length);
+        for piece in pieces_of(&file, found.position, entries) {
             // Of a record that may be torn, what is torn was never acknowledged.
-            if !is_durable && !is_good(&*file, begin, &entry).map_err(io)? {
+            if !is_durable && !piece.is_good().map_err(io)? {
                 continue;
             }
+            let entry = piece.entry;
             let point = SyncedPoint {
                 segment: entry.segment,
                 offset: entry.end,
@@ -174,11 +172,7 @@ pub(crate) fn look_at_ring(
             }
             if entry.length > 0 {
                 let target = (entry.partition, entry.segment, entry.base);
-                plan.pieces.entry(target).or_default().push(Piece {
-                    file: file.clone(),
-                    at: begin,
-                    entry,
-                });
+                plan.pieces.entry(target).or_default().push(piece);
             }
         }
     }
@@ -186,17 +180,31 @@ pub(crate) fn look_at_ring(
     Ok(Some(RingFile { path, file, header }))
 }
 
+/// The payloads of the record at `position`, one for each of its entries.
+pub(super) fn pieces_of(
+    file: &Arc<dyn File>,
+    position: u64,
+    entries: Vec<Entry>,
+) -> impl Iterator<Item = Piece> {
+    let mut at = position + (HEAD_BYTES + entries.len() * ENTRY_BYTES) as u64;
+    entries.into_iter().map(move |entry| {
+        let piece = Piece {
+            file: file.clone(),
+            at,
+            entry,
+        };
+        at += u64::from(entry.length);
+        piece
+    })
+}
+
 impl Piece {
     /// Whether the payload is as it was written.
     pub(crate) fn is_good(&self) -> io::Result<bool> {
-        is_good(&*self.file, self.at, &self.entry)
+        let mut payload = vec![0; self.entry.length as usize];
+        self.file.read_exact_at(&mut payload, self.at)?;
+        Ok(crc32c::crc32c(&payload) == self.entry.crc || planted(Bug::UncheckedJournal))
     }
-}
-
-fn is_good(ring: &dyn File, at: u64, entry: &Entry) -> io::Result<bool> {
-    let mut payload = vec![0; entry.length as usize];
-    ring.read_exact_at(&mut payload, at)?;
-    Ok(crc32c::crc32c(&payload) == entry.crc || planted(Bug::UncheckedJournal))
 }
 
 // === apply ===

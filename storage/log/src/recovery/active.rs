@@ -23,7 +23,9 @@ use crate::{
     paths,
     planted::{Bug, planted},
     pool::Pool,
-    scan::{BatchRule, Scan, ScanOptions, index_headers, rewrite, scan},
+    scan::{
+        BatchReader, BatchRule, SEEK_WINDOW_BYTES, Scan, ScanOptions, index_headers, rewrite, scan,
+    },
     segment::{Segment, SegmentState},
     spec::SegmentSpec,
 };
@@ -210,8 +212,12 @@ impl Opening<'_> {
         let Some(contents) = point else {
             return Ok(None);
         };
-        let header = contents.header;
-        let digest = if header.bytes > len {
+        let header = &contents.header;
+        let goes_on = header.bytes <= len
+            && self
+                .leads_to_its_end(&contents, file)
+                .map_err(LogError::io(&self.path))?;
+        let digest = if !goes_on {
             None
         } else if self.options.clean {
             Some(contents.digest)
@@ -231,15 +237,37 @@ impl Opening<'_> {
         };
         Ok(Some(Start {
             scan: Scan {
-                position: header.bytes,
-                next: header.end,
+                position: contents.header.bytes,
+                next: contents.header.end,
                 bad: None,
                 index: contents.index,
                 digest,
             },
             dedupe: contents.dedupe,
-            created_wall_ms: header.created_wall_ms,
+            created_wall_ms: contents.header.created_wall_ms,
         }))
+    }
+
+    /// Whether the batches from the last one on that the index of a recovery point names end at the
+    /// byte and the offset at which it says that it ends: what follows is numbered from there, and
+    /// its digests cover bytes only. That is a few headers.
+    fn leads_to_its_end(&self, contents: &Contents, file: &dyn File) -> io::Result<bool> {
+        let header = &contents.header;
+        let last = header.bytes.saturating_sub(1);
+        let (mut position, mut next) = contents.index.by_position(last);
+        let rule = BatchRule::of(self.spec);
+        let mut reader = BatchReader::new(file, header.bytes, SEEK_WINDOW_BYTES);
+        while position < header.bytes {
+            let Ok(batch) = reader.header(position)? else {
+                return Ok(false);
+            };
+            if rule.check(&batch, next).is_err() {
+                return Ok(false);
+            }
+            position += batch.size_bytes() as u64;
+            next = batch.next_offset();
+        }
+        Ok(next == header.end)
     }
 
     /// Finds out how much of the segment is good.

@@ -1,5 +1,7 @@
 //! Showing what the files of a log hold, item by item.
 
+mod rings;
+
 use std::{
     fmt::{self, Write as _},
     io,
@@ -32,7 +34,7 @@ const KEY_CHARS_MAX: usize = 256;
 pub struct DumpOptions {
     /// Only this partition.
     pub partition: Option<PartitionId>,
-    /// Every batch.
+    /// Every batch, and every record of the journal.
     pub batches: bool,
     /// Every record of every batch.
     pub records: bool,
@@ -100,6 +102,7 @@ impl Dumper<'_> {
         );
         self.show(&item).map_err(shown)?;
         self.checkpoint(dir).map_err(LogError::io(dir))?;
+        self.journal(dir).map_err(LogError::io(dir))?;
         let partitions = layout::partitions(self.fs, dir, |_| {})
             .map_err(LogError::io(paths::partitions(dir)))?;
         for partition in partitions {

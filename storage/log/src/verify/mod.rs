@@ -9,6 +9,7 @@
 //!
 //! Everything here blocks.
 
+mod compare;
 mod dump;
 mod findings;
 mod journal;

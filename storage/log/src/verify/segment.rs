@@ -1,7 +1,6 @@
 //! Checking one segment: its batches, its digest, its index file.
 
 use std::{
-    collections::HashMap,
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -9,21 +8,20 @@ use std::{
 };
 
 use mainstem_env::{File, Fs, OpenMode};
-use mainstem_record::{BatchHeader, Offset, ProducerId};
+use mainstem_record::{BatchHeader, Offset};
 
 use super::{
     Checker, Finding, Problem,
+    compare::Compare,
     layout::{PartitionDir, SegmentFiles},
     walk::{Expected, Step, Walk},
 };
 use crate::{
     checkpoint::SyncedPoint,
-    dedupe::Producers,
     digest::{CHUNK_BYTES, chunk_is},
-    index::Entry,
     index_file::{self, Contents, INDEX_FILE_BYTES_MAX, Labelled},
     paths,
-    scan::BatchRule,
+    scan::{Bad, BatchRule},
 };
 
 /// What the rest of the partition needs to know of a segment.
@@ -31,17 +29,6 @@ pub(super) struct Checked {
     /// The offset after its last record.
     pub(super) end: Offset,
     pub(super) is_sealed: bool,
-}
-
-/// Compares the index with the batches as they go by.
-struct Compare<'a> {
-    entries: &'a [Entry],
-    next_entry: usize,
-    base: Offset,
-    /// Lowest and highest timestamp so far.
-    times: (i64, i64),
-    /// The producers that the index file remembers: up to where, and what the batches say.
-    producers: HashMap<ProducerId, (Offset, Offset)>,
 }
 
 /// Reads and decodes an index file or a snapshot.
@@ -231,32 +218,29 @@ impl Checker<'_> {
         }
         if limit == header.bytes {
             if damaged.is_empty() {
-                self.at_the_end(path, (walk.place().1, contents), &compare);
+                // Compaction may have emptied the end.
+                let next = walk.place().1;
+                if next > header.end {
+                    self.other_end((path, header.bytes), next, header.end);
+                }
+                let index_path = path.with_extension(paths::INDEX);
+                self.at_the_end(&index_path, contents, &compare);
             }
             self.digest(path, (file, contents), &damaged)?;
         }
         Ok((header.end, true))
     }
 
-    /// What only a whole segment can tell.
-    fn at_the_end(
-        &mut self,
-        path: &Path,
-        (next, contents): (Offset, &Contents),
-        compare: &Compare<'_>,
-    ) {
+    fn other_end(&mut self, (path, position): (&Path, u64), found: Offset, expected: Offset) {
+        let problem = Problem::End { found, expected };
+        self.found(Finding::new(path, problem).at(position));
+    }
+
+    /// What only all batches that an index file is about can tell.
+    fn at_the_end(&mut self, index_path: &Path, contents: &Contents, compare: &Compare<'_>) {
         let header = &contents.header;
-        // Compaction may have emptied the end.
-        if next > header.end {
-            let problem = Problem::End {
-                found: next,
-                expected: header.end,
-            };
-            self.found(Finding::new(path, problem).at(header.bytes));
-        }
-        let index_path = path.with_extension(paths::INDEX);
         if compare.entries.len() != compare.next_entry {
-            self.found(Finding::new(&index_path, Problem::IndexEntry));
+            self.found(Finding::new(index_path, Problem::IndexEntry));
         }
         let said = (header.min_timestamp, header.max_timestamp);
         if said != compare.times {
@@ -264,7 +248,7 @@ impl Checker<'_> {
                 found: said,
                 expected: compare.times,
             };
-            self.found(Finding::new(&index_path, problem));
+            self.found(Finding::new(index_path, problem));
         }
         let mut producers: Vec<_> = compare.producers.iter().collect();
         producers.sort_unstable_by_key(|(id, _)| **id);
@@ -275,7 +259,7 @@ impl Checker<'_> {
                     found: *found,
                     expected: *expected,
                 };
-                self.found(Finding::new(&index_path, problem));
+                self.found(Finding::new(index_path, problem));
             }
         }
     }
@@ -385,10 +369,33 @@ impl Checker<'_> {
         };
         let mut walk = Walk::new(file, expected);
         // Batches are counted, and damage in them is named, by the walk of the whole segment.
-        while let Ok(Step::Batch { header, position }) = walk.step() {
-            if !compare.batch(&header, position) {
-                let finding = Finding::new(path, Problem::IndexEntry).at(position);
-                self.found(finding.of(header.base_offset, header.next_offset()));
+        loop {
+            match walk.step() {
+                Ok(Step::Batch { header, position }) => {
+                    if !compare.batch(&header, position) {
+                        let finding = Finding::new(path, Problem::IndexEntry).at(position);
+                        self.found(finding.of(header.base_offset, header.next_offset()));
+                    }
+                }
+                Ok(Step::End) if len >= header.bytes => {
+                    let next = walk.place().1;
+                    if next != header.end {
+                        self.other_end((path, header.bytes), next, header.end);
+                    }
+                    self.at_the_end(path, &contents, &compare);
+                    return;
+                }
+                // The bytes go on, so it is the snapshot that ends in the wrong place.
+                Ok(Step::Bad {
+                    position,
+                    reason: Bad::Short,
+                    ..
+                }) if len > header.bytes => {
+                    let reason = "it ends within a batch".to_owned();
+                    self.found(Finding::new(path, Problem::IndexFile { reason }).at(position));
+                    return;
+                }
+                Ok(_) | Err(_) => return,
             }
         }
     }
@@ -438,53 +445,4 @@ pub(crate) fn damaged_batches(
 /// The path of a segment's file of batches.
 pub(super) fn log_path(dir: &Path, files: &SegmentFiles) -> PathBuf {
     paths::segment(dir, files.base, files.id)
-}
-
-// === impl Compare ===
-
-impl<'a> Compare<'a> {
-    fn new(contents: &'a Contents) -> Self {
-        Self {
-            entries: contents.index.entries(),
-            next_entry: 0,
-            base: contents.header.base,
-            times: (i64::MAX, i64::MIN),
-            producers: remembered(&contents.dedupe.producers),
-        }
-    }
-
-    /// Takes a good batch; whether the index agrees with it.
-    fn batch(&mut self, header: &BatchHeader, position: u64) -> bool {
-        let mut agrees = true;
-        while let Some(entry) = self.entries.get(self.next_entry) {
-            let at = u64::from(entry.position);
-            if at > position {
-                break;
-            }
-            self.next_entry += 1;
-            // One that was passed over lay in what is damaged: it is told already.
-            if at == position {
-                let offset = self.base.plus(i64::from(entry.offset));
-                agrees = offset == header.base_offset && entry.max_before >= self.times.1;
-            }
-        }
-        self.times.0 = self.times.0.min(header.base_timestamp.0);
-        self.times.1 = self.times.1.max(header.max_timestamp.0);
-        if header.has_producer()
-            && header.base_sequence.0 >= 0
-            && let Some((_, newest)) = self.producers.get_mut(&header.producer_id)
-        {
-            *newest = header.last_offset();
-        }
-        agrees
-    }
-}
-
-/// Up to which offset each producer is remembered; -1 for what the batches have still to say.
-fn remembered(producers: &Producers) -> HashMap<ProducerId, (Offset, Offset)> {
-    let with_marks = producers.iter().filter_map(|(id, producer)| {
-        let last = producer.marks().last()?;
-        Some((*id, (last.last_offset, Offset(-1))))
-    });
-    with_marks.collect()
 }

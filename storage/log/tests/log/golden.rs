@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::IoSlice,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -59,15 +60,19 @@ fn small() -> LogOptions {
     LogOptions {
         dictionary_segment_bytes_min: 0,
         shards: 1,
-        // Its ring has a random identity; its golden bytes are with its codec.
+        // A ring is mostly zeros, and has a golden file of its own.
         journal_bytes: 0,
         ..options()
     }
 }
 
 async fn open(fs: &Arc<dyn Fs>) -> Log {
+    open_with(fs, small()).await
+}
+
+async fn open_with(fs: &Arc<dyn Fs>, options: LogOptions) -> Log {
     let registry = prometheus::Registry::new();
-    let started = Log::start(env(fs), small(), &registry).await;
+    let started = Log::start(env(fs), options, &registry).await;
     started.unwrap().0
 }
 
@@ -158,9 +163,7 @@ fn files_of(fs: &dyn Fs, dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     while let Some(next) = waiting.pop() {
         for entry in fs.read_dir(&next).unwrap() {
             let path = next.join(&entry.name);
-            if entry.name == "journal" {
-                // Rings are mostly zeros; the journal's own tests hold their records.
-            } else if entry.is_dir {
+            if entry.is_dir {
                 waiting.push(path);
             } else {
                 let bytes = fs.read(&path, 1 << 24).unwrap();
@@ -171,8 +174,28 @@ fn files_of(fs: &dyn Fs, dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// Those of [`write`].
 fn golden_files() -> BTreeMap<PathBuf, Vec<u8>> {
-    files_of(&mainstem_env::RealFs, &golden_dir())
+    let mut files = files_of(&mainstem_env::RealFs, &golden_dir());
+    files.retain(|path, _| !path.starts_with("journal"));
+    files
+}
+
+fn make_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) {
+    fs.create_dir_all(path.parent().unwrap()).unwrap();
+    let file = fs.open(path, OpenMode::Create).unwrap();
+    file.write_all_vectored_at(&[IoSlice::new(bytes)], 0)
+        .unwrap();
+}
+
+fn update_golden(path: &Path, bytes: &[u8]) {
+    let path = golden_dir().join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+fn is_update() -> bool {
+    std::env::var_os("UPDATE_GOLDEN").is_some()
 }
 
 #[test]
@@ -180,12 +203,10 @@ fn same_work_gives_the_same_bytes() {
     let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
     run(write(&fs));
     let written = files_of(&*fs, Path::new("/log"));
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        let _ = fs::remove_dir_all(golden_dir());
+    if is_update() {
+        let _ = fs::remove_dir_all(golden_dir().join("partitions"));
         for (path, bytes) in &written {
-            let path = golden_dir().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, bytes).unwrap();
+            update_golden(path, bytes);
         }
     }
     let golden = golden_files();
@@ -201,11 +222,7 @@ fn golden_files_are_read() {
     run(async {
         let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
         for (path, bytes) in golden_files() {
-            let path = Path::new("/log").join(path);
-            fs.create_dir_all(path.parent().unwrap()).unwrap();
-            let file = fs.open(&path, OpenMode::Create).unwrap();
-            file.write_all_vectored_at(&[std::io::IoSlice::new(&bytes)], 0)
-                .unwrap();
+            make_file(&*fs, &Path::new("/log").join(path), &bytes);
         }
         let mut none = |finding: &Finding| panic!("{finding}");
         let summary = verify(&*fs, Path::new("/log"), &mut none).unwrap();
@@ -227,5 +244,83 @@ fn golden_files_are_read() {
         assert_eq!(partition.ends().log_end, Offset(VALUES.len() as i64));
         assert!(again.duplicate);
         assert_eq!(partition.producers().len(), 1);
+    });
+}
+
+/// The golden ring, without the zeros at its end.
+const RING: &str = "journal/0.ring";
+
+fn with_journal() -> LogOptions {
+    LogOptions {
+        journal_bytes: options().journal_bytes,
+        ..small()
+    }
+}
+
+fn journalled_spec(index: i32) -> PartitionSpec {
+    let mut spec = spec(Flush::Always);
+    spec.id = partition_id(index);
+    spec.segments[0].id = segment_spec(index, 0).id;
+    spec
+}
+
+fn journalled_path(index: i32) -> PathBuf {
+    let (topic, id) = (partition_id(index).topic.0, segment_spec(index, 0).id.0);
+    format!("partitions/{topic}/{index}/{:020}-{id}.log", 0).into()
+}
+
+/// What a killed node leaves whose records are in the ring.
+async fn write_and_die(fs: &Arc<dyn Fs>) -> BTreeMap<PathBuf, Vec<u8>> {
+    let log = open_with(fs, with_journal()).await;
+    let mut partitions = Vec::new();
+    for index in 0..3 {
+        partitions.push(log.open_partition(journalled_spec(index)).await.unwrap());
+    }
+    // While the ring is made, this one is synced in its segment's file.
+    let first = ("first", &partitions[2]);
+    let others = VALUES.into_iter().zip(partitions[..2].iter().cycle());
+    for (value, partition) in std::iter::once(first).chain(others) {
+        let records = [(value.as_bytes().to_vec(), 10)];
+        let batch = append(batch_of(&records, None, Codec::None));
+        partition.append(batch).await.unwrap().await.unwrap();
+    }
+    files_of(&**fs, Path::new("/log"))
+}
+
+#[test]
+fn golden_ring_is_written_and_replayed() {
+    run(async {
+        let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+        let left = write_and_die(&fs).await;
+        let ring = &left[Path::new(RING)];
+        let used = ring.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        if is_update() {
+            update_golden(Path::new(RING), &ring[..used]);
+        }
+        let golden = fs::read(golden_dir().join(RING)).unwrap();
+        assert!(ring[..used] == golden, "the ring has changed");
+        // A power cut has taken what was only in the page cache.
+        let synced = journalled_path(2);
+        let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+        for (path, mut bytes) in left {
+            if path == Path::new(RING) {
+                bytes[..used].copy_from_slice(&golden);
+            }
+            let is_log = path.extension().is_some_and(|extension| extension == "log");
+            if is_log && path != synced {
+                bytes.clear();
+            }
+            make_file(&*fs, &Path::new("/log").join(path), &bytes);
+        }
+        let log = open_with(&fs, with_journal()).await;
+        for index in 0..3 {
+            let spec = journalled_spec(index as i32);
+            let partition = log.open_partition(spec).await.unwrap();
+            let own: Vec<_> = match index {
+                2 => vec!["first"],
+                _ => VALUES.into_iter().skip(index).step_by(2).collect(),
+            };
+            assert_eq!(values(&partition).await, own);
+        }
     });
 }

@@ -9,7 +9,7 @@ use std::{
 use mainstem_env::{Fs, MemFs, OpenMode};
 use mainstem_log::{
     Flush, Partition,
-    verify::{DumpOptions, Finding, Item, Problem, Severity, Summary, dump, verify},
+    verify::{DumpOptions, Finding, Item, Problem, Severity, Summary, Value, dump, verify},
 };
 use mainstem_record::{Batches, Codec, Offset};
 use proptest::prelude::*;
@@ -174,32 +174,141 @@ fn missing_files_are_named() {
     assert_eq!(findings[0].problem, Problem::NoIndex);
 }
 
+/// What a dump of everything that concerns one partition shows.
+fn show(fs: &dyn Fs, partition: i32) -> Vec<Item> {
+    let options = DumpOptions {
+        partition: Some(partition_id(partition)),
+        batches: true,
+        records: true,
+        index: true,
+        decompressed_bytes_max: 1 << 20,
+    };
+    let mut items: Vec<Item> = Vec::new();
+    let mut keep = |item: &Item| {
+        items.push(item.clone());
+        Ok(())
+    };
+    dump(fs, Path::new("/log"), &options, &mut keep).unwrap();
+    items
+}
+
+fn count(items: &[Item], kind: &str) -> u64 {
+    items.iter().filter(|item| item.kind == kind).count() as u64
+}
+
+fn number(item: &Item, name: &str) -> u64 {
+    let field = item.fields.iter().find(|(field, _)| *field == name);
+    match field {
+        Some((_, Value::Number(number))) => u64::try_from(*number).unwrap(),
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+#[test]
+fn dump_shows_what_a_ring_holds_and_goes_on_where_it_is_damaged() {
+    let fs = memory();
+    used(&fs, false);
+    let items = show(&*fs, 0);
+    assert_eq!(count(&items, "ring"), 1, "the shard that needs it has one");
+    assert_eq!(count(&items, "damage"), 0);
+    let log = fs.read(&file("log", 1), 1 << 20).unwrap();
+    let entries = items.iter().filter(|item| item.kind == "journal_entry");
+    let active = Value::Text(segment_spec(1, 0).id.to_string());
+    let of_active: Vec<_> = entries
+        .filter(|item| item.fields.contains(&("segment", active.clone())))
+        .collect();
+    assert!(!of_active.is_empty());
+    for entry in &of_active {
+        assert!(entry.fields.contains(&("good", Value::Flag(true))));
+        assert!(number(entry, "position") + number(entry, "bytes") <= log.len() as u64);
+    }
+    let records = count(&items, "journal_record");
+    let ring = items.iter().find(|item| item.kind == "ring").unwrap();
+    assert!(records <= number(ring, "records"));
+    // Nothing of others.
+    let others = show(&*fs, 1);
+    assert_eq!(count(&others, "journal_record"), 0);
+    // A payload: its entry says so. A head: the record is missing.
+    let first = items.iter().find(|item| item.kind == "journal_record");
+    let position = number(first.unwrap(), "position");
+    let ring = Path::new("/log/journal/0.ring");
+    let bad = ("good", Value::Flag(false));
+    let payload = position + 64 + 68 * number(first.unwrap(), "entries");
+    flip(&*fs, ring, payload, 1);
+    let spoilt = show(&*fs, 0);
+    let is_bad = |item: &&Item| item.fields.contains(&bad);
+    assert_eq!(spoilt.iter().filter(is_bad).count(), 1);
+    flip(&*fs, ring, position + 24, 1);
+    let spoilt = show(&*fs, 0);
+    assert_eq!(count(&spoilt, "journal_record"), records - 1);
+    assert_eq!(count(&spoilt, "damage"), 1);
+}
+
+/// Makes the recovery point of the active segment say that it ends at another offset, with all its
+/// checksums right.
+fn forge_end(fs: &dyn Fs, change: i64) {
+    /// Where the header section begins, its end offset in it, and its length without the checksum.
+    const HEADER_AT: usize = 20;
+    const END_AT: usize = HEADER_AT + 25;
+    const HEADER_BYTES: usize = 89;
+    let path = file("snap", 1);
+    let mut bytes = fs.read(&path, 1 << 20).unwrap();
+    let place = END_AT..END_AT + 8;
+    let end = i64::from_le_bytes(bytes[place.clone()].try_into().unwrap());
+    assert_eq!(end, 6 * BATCHES as i64);
+    bytes[place].copy_from_slice(&(end + change).to_le_bytes());
+    for (start, end) in [(HEADER_AT, HEADER_AT + HEADER_BYTES), (0, bytes.len() - 4)] {
+        let crc = crc32c::crc32c(&bytes[start..end]);
+        bytes[end..end + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+    let file = fs.open(&path, OpenMode::ReadWrite).unwrap();
+    file.write_all_vectored_at(&[IoSlice::new(&bytes)], 0)
+        .unwrap();
+}
+
+#[test]
+fn recovery_point_with_another_end_is_named_and_not_believed() {
+    for change in [-3, -1, 1, 1 << 20] {
+        let fs = memory();
+        used(&fs, true);
+        forge_end(&*fs, change);
+        let (_, findings) = check(&*fs);
+        let problem = Problem::End {
+            found: Offset(6 * BATCHES as i64),
+            expected: Offset(6 * BATCHES as i64 + change),
+        };
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].problem, problem);
+        assert_eq!(findings[0].path, file("snap", 1));
+        run(async {
+            let (log, _events) = start(&fs, options()).await;
+            let mut spec = spec(Flush::Always);
+            spec.segments[0].end = Some(Offset(3 * BATCHES as i64));
+            spec.segments.push(mainstem_log::SegmentSpec {
+                id: segment_spec(1, 0).id,
+                ..segment_spec(0, 3 * BATCHES as i64)
+            });
+            let partition = log.open_partition(spec).await.unwrap();
+            assert_eq!(partition.ends().log_end, Offset(6 * BATCHES as i64));
+        });
+    }
+}
+
 #[test]
 fn dump_shows_each_batch_and_record_and_goes_on_behind_damage() {
     let fs = memory();
     used(&fs, true);
-    let show = || {
-        let options = DumpOptions {
-            partition: Some(partition_id(0)),
-            batches: true,
-            records: true,
-            index: true,
-            decompressed_bytes_max: 1 << 20,
-        };
-        let mut items: Vec<Item> = Vec::new();
-        let mut keep = |item: &Item| {
-            items.push(item.clone());
-            Ok(())
-        };
-        dump(&*fs, Path::new("/log"), &options, &mut keep).unwrap();
-        items
-    };
-    let count = |items: &[Item], kind| items.iter().filter(|item| item.kind == kind).count() as u64;
+    let show = || show(&*fs, 0);
     let items = show();
     assert_eq!(count(&items, "batch"), 2 * BATCHES);
     assert_eq!(count(&items, "record"), 6 * BATCHES);
     assert_eq!(count(&items, "producer"), 2);
     assert_eq!(count(&items, "damage"), 0);
+    assert_eq!(
+        count(&items, "journal_record"),
+        0,
+        "a clean stop needs none"
+    );
     let places = places(&*fs, &file("log", 0));
     flip(&*fs, &file("log", 0), places[3].0 + 70, 1);
     let items = show();
