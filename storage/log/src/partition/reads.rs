@@ -203,20 +203,9 @@ fn read_segment(
         }
     };
 
-    let mut reader = BatchReader::new(&*located.file, located.limit, SEEK_WINDOW_BYTES);
-    let (mut position, mut next) = (located.start, located.next);
-    let first = loop {
-        match reader.header(position).map_err(io)? {
-            Ok(header) if segment.rule.check(&header, next).is_ok() => {
-                let is_last = sealed_end.is_some_and(|end| header.next_offset() >= end);
-                if header.last_offset() >= from && (header.record_count > 0 || is_last) {
-                    break header;
-                }
-                position += header.size_bytes() as u64;
-                next = header.next_offset();
-            }
-            Ok(_) | Err(_) => return Err(damaged(position, None)),
-        }
+    let (position, first) = match seek(segment, &located, from, sealed_end).map_err(io)? {
+        Ok(found) => found,
+        Err(Spoilt { position, end }) => return Err(damaged(position, end)),
     };
     if first.base_offset >= bound {
         // All before it was compacted away.
@@ -246,6 +235,53 @@ fn read_segment(
         from_cache: false,
     };
     Ok((chunk, sealed_end.filter(|_| reaches_end)))
+}
+
+/// A batch that is damaged, and what its header says to come after it, if that can be told.
+struct Spoilt {
+    position: u64,
+    end: Option<Offset>,
+}
+
+/// The batch that a reader from `from` on gets first, and its position; else what is damaged.
+///
+/// Batches are passed over by their headers. One that would have had to be read if its header were
+/// spoilt is checked whole first: nothing is left out because of what the disk says of it.
+fn seek(
+    segment: &Segment,
+    located: &Located,
+    from: Offset,
+    sealed_end: Option<Offset>,
+) -> io::Result<Result<(u64, BatchHeader), Spoilt>> {
+    let spoilt = |position, end| Ok(Err(Spoilt { position, end }));
+    let mut reader = BatchReader::new(&*located.file, located.limit, SEEK_WINDOW_BYTES);
+    let (mut position, mut next) = (located.start, located.next);
+    let mut passed = None;
+    loop {
+        let header = match reader.header(position)? {
+            Ok(header) if segment.rule.check(&header, next).is_ok() => header,
+            Ok(_) | Err(_) => return spoilt(position, None),
+        };
+        let begins_after = header.base_offset > from;
+        if let Some((before, passed)) = passed.take_if(|_| begins_after)
+            && reader.batch(before, &passed)?.is_err()
+        {
+            return spoilt(before, Some(header.base_offset));
+        }
+        let is_last = sealed_end.is_some_and(|end| header.next_offset() >= end);
+        if header.last_offset() >= from {
+            if header.record_count > 0 || is_last {
+                return Ok(Ok((position, header)));
+            }
+            if reader.batch(position, &header)?.is_err() {
+                return spoilt(position, Some(header.next_offset()));
+            }
+        } else {
+            passed = Some((position, header));
+        }
+        position += header.size_bytes() as u64;
+        next = header.next_offset();
+    }
 }
 
 /// How many bytes of good batches there are that begin below `bound`, and what comes after them.

@@ -791,3 +791,52 @@ fn read_passes_over_segments_without_records_but_reaches_the_end() {
         assert_eq!(read(1).await, (Some((0, 0)), 1));
     });
 }
+
+/// Offsets of a compacted segment have gaps, so what follows does not show that an end is spoilt.
+#[test]
+fn batch_whose_last_offset_is_spoilt_is_not_passed_over() {
+    run(async {
+        let mut world = World::new(1).await;
+        for (base, count) in [(0, 3), (3, 1)] {
+            let keys = base as u64..(base + count) as u64;
+            let sent = Sent {
+                base,
+                records: keys.map(|key| (key, Some(vec![b'v']))).collect(),
+                producer: None,
+                transactional: false,
+                abort: None,
+            };
+            world.send(sent).await;
+        }
+        world.seal().await;
+        let options = CompactOptions {
+            first_dirty: Offset(0),
+            end: Offset(4),
+            segment_bytes_max: 1 << 20,
+            delete_retention_ms: 0,
+            map_bytes_max: 1 << 10,
+            io_bytes_per_second: None,
+        };
+        let mut compaction = world.partition.compact(options).await.unwrap();
+        let done = compaction.next(world.fresh_id()).await.unwrap().unwrap();
+        world.commit(&done);
+        let (old, new) = (&done.old, done.new);
+        world.partition.replace_segments(old, new).await.unwrap();
+        let name = &world.fs.files(&format!("{}.log", new.id.0))[0];
+        let last_offset_delta = 23..27;
+        world.fs.edit(name, |bytes| {
+            assert_eq!(bytes[last_offset_delta.clone()], [0, 0, 0, 2]);
+            bytes[last_offset_delta].fill(0);
+        });
+        let read = mainstem_log::Read {
+            from: Offset(1),
+            bytes_max: 1 << 20,
+            at_least_one_batch: true,
+            end: Offset(i64::MAX),
+        };
+        let answer = world.partition.read(read).await;
+        let is_named = matches!(answer, Err(mainstem_log::ReadError::Damaged { base, end, .. })
+            if (base, end) == (Offset(1), Offset(3)));
+        assert!(is_named, "{answer:?}");
+    });
+}

@@ -1,15 +1,20 @@
 //! Reading history, beside the tail.
 
-use std::sync::Arc;
+use std::{io::IoSlice, path::PathBuf, sync::Arc};
 
-use mainstem_env::MemFs;
-use mainstem_log::{Chunk, Flush, Log, LogOptions, Partition, Read};
+use mainstem_env::{Fs, MemFs, OpenMode};
+use mainstem_log::{Chunk, Flush, Log, LogOptions, Partition, Read, ReadError};
 use mainstem_record::Offset;
 
-use crate::support::{Held, append, batch, inline_env, options, run, segment_spec, spec, values};
+use crate::support::{
+    Held, append, batch, inline_env, options, partition_id, run, segment_spec, spec, start, values,
+};
 
 /// Batches of each segment.
 const BATCHES: i64 = 10;
+
+/// Where a batch has the number of its records, as Kafka's format says.
+const RECORD_COUNT_AT: u64 = 57;
 
 /// A partition of three segments, the last one active, and the read-ahead jobs that it has left.
 async fn three_segments(tail_cache_bytes: usize) -> (Log, Partition, Held) {
@@ -127,4 +132,51 @@ fn one_read_of_the_cache_returns_a_bounded_number_of_batches() {
             3 * BATCHES + more as i64
         );
     });
+}
+
+/// A batch that compaction has emptied is passed over; one of which the disk says so is damaged.
+#[test]
+fn batch_whose_number_of_records_is_spoilt_is_not_passed_over() {
+    run(async {
+        for spoilt in [0_i32, -1] {
+            let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+            let options = LogOptions {
+                tail_cache_bytes: 0,
+                ..options()
+            };
+            let (log, _events) = start(&fs, options).await;
+            let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
+            for text in ["first", "second", "third"] {
+                let ticket = partition.append(append(batch(&[text]))).await.unwrap();
+                ticket.await.unwrap();
+            }
+            let first_bytes = batch(&["first"]).len() as u64;
+            let count_at = first_bytes + RECORD_COUNT_AT;
+            let file = fs.open(&first_segment(), OpenMode::ReadWrite).unwrap();
+            file.write_all_vectored_at(&[IoSlice::new(&spoilt.to_be_bytes())], count_at)
+                .unwrap();
+            // As the active segment, and as a sealed one.
+            for seals in [true, false] {
+                let read = Read {
+                    from: Offset(1),
+                    bytes_max: 1000,
+                    at_least_one_batch: true,
+                    end: Offset(i64::MAX),
+                };
+                let answer = partition.read(read).await;
+                let is_named = matches!(answer, Err(ReadError::Damaged { base, end, .. })
+                    if (base, end) == (Offset(1), Offset(2)));
+                assert!(is_named, "{spoilt} records: {answer:?}");
+                if seals {
+                    partition.seal_begin().await.unwrap();
+                    partition.seal_commit(segment_spec(1, 3)).await.unwrap();
+                }
+            }
+        }
+    });
+}
+
+fn first_segment() -> PathBuf {
+    let (topic, id) = (partition_id(0).topic, segment_spec(0, 0).id.0);
+    PathBuf::from(format!("/log/partitions/{topic}/0/{:020}-{id}.log", 0))
 }
