@@ -345,23 +345,22 @@ impl Sim {
         if self.fs.is_cut() {
             return;
         }
-        let image = if closed.is_ok() {
-            for (model, partition) in self.models.iter_mut().zip(&self.node.partitions) {
-                model.floor = partition.ends().log_end.0;
-                model.written = model.floor;
-            }
-            if self.dice.one_in(2) {
-                copies::with_bit_rot(self).await;
-            }
-            if self.dice.one_in(2) {
-                self.fs.power_cut(self.dice.next_u64())
-            } else {
-                self.fs.process_death()
-            }
+        if closed.is_err() {
+            // It could not sync everything, and has said so.
+            return self.kill().await;
+        }
+        for (model, partition) in self.models.iter_mut().zip(&self.node.partitions) {
+            model.floor = partition.ends().log_end.0;
+            model.written = model.floor;
+        }
+        if self.dice.one_in(2) {
+            copies::with_bit_rot(self).await;
+        }
+        if self.dice.one_in(2) {
+            self.cut_power().await;
         } else {
-            self.fs.process_death()
-        };
-        self.restart(image, Ending::Stop).await;
+            self.kill().await;
+        }
     }
 
     pub(crate) async fn kill(&mut self) {

@@ -181,7 +181,7 @@ impl Sim {
             .iter()
             .map(|model| match ending {
                 Ending::PowerCut => model.floor,
-                Ending::Death | Ending::Stop => model.written.max(model.floor),
+                Ending::Death => model.written.max(model.floor),
             })
             .collect();
         let before = fs.copy();
@@ -220,10 +220,8 @@ impl Sim {
                 None => self.fs.power_cut(self.dice.next_u64()),
             };
             // What was in the page cache only may be gone now.
-            if ending != Ending::Stop {
-                let floors = self.models.iter().map(|model| model.floor);
-                survives = floors.collect();
-            }
+            let floors = self.models.iter().map(|model| model.floor);
+            survives = floors.collect();
         }
         self.must_restart = false;
         self.came_back(&survives, bad_starts == 0).await;
@@ -284,8 +282,6 @@ impl Sim {
 pub(crate) enum Ending {
     PowerCut,
     Death,
-    /// It closed its log.
-    Stop,
 }
 
 /// The shortest journal in most lives, in some none.
