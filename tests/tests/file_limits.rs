@@ -270,8 +270,9 @@ fn a_directory_that_becomes_read_only_stops_rolls_and_loses_nothing() {
     for _ in 0..LARGE_RECORDS {
         let (error, offset) = kafka.produce("rolling", -1, &batch(LARGE_BYTES));
         if error == 0 {
-            assert_eq!(offset, end);
-            end += 1;
+            // One that waited too long for a roll was refused, and may have been stored.
+            assert!(offset >= end, "offset {offset} given again, after {end}");
+            end = offset + 1;
         }
     }
     node.assert_up();
@@ -293,8 +294,8 @@ fn a_directory_that_becomes_read_only_stops_rolls_and_loses_nothing() {
     let rolls = within(LIMIT, || {
         let (error, offset) = kafka.produce("rolling", -1, &batch(LARGE_BYTES));
         if error == 0 {
-            assert_eq!(offset, end);
-            end += 1;
+            assert!(offset >= end, "offset {offset} given again, after {end}");
+            end = offset + 1;
         }
         error == 0 && segments().len() > before + 1
     });
