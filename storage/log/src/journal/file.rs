@@ -130,6 +130,14 @@ pub(crate) fn close(file: &dyn File, header: &Header) -> io::Result<()> {
 
 fn write_header(file: &dyn File, header: &Header) -> io::Result<()> {
     let position = header.slot() * BLOCK_BYTES as u64;
-    file.write_all_vectored_at(&[IoSlice::new(&header.encode())], position)?;
+    let mut before = [0; BLOCK_BYTES];
+    file.read_exact_at(&mut before, position)?;
+    if let Err(error) = file.write_all_vectored_at(&[IoSlice::new(&header.encode())], position) {
+        // A part of it may be there, and half a slot is damage. The other slot counts, as before.
+        if let Err(error) = file.write_all_vectored_at(&[IoSlice::new(&before)], position) {
+            tracing::error!(%error, position, "a slot of the journal may be half written");
+        }
+        return Err(error);
+    }
     file.sync_data()
 }

@@ -5,7 +5,8 @@
 //! ```
 //! Integers are little-endian. The slots are written in turn, and the one with the higher
 //! generation counts: while one is written the other one stands. A slot is much smaller than a
-//! sector, so it is never half written, and one that cannot be read is damage.
+//! sector, so no power cut leaves half of it, and if its write fails its bytes are put back: one that
+//! cannot be read is damage.
 
 use crate::dedupe::Fields;
 

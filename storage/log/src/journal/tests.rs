@@ -1,14 +1,16 @@
 //! Properties of the codec, the space and the scan together, without a shard.
 
-use std::{collections::BTreeMap, io::IoSlice, path::Path, sync::Arc};
+use std::{collections::BTreeMap, io, io::IoSlice, path::Path, sync::Arc};
 
 use mainstem_env::{File, Fs, MemFs, OpenMode};
 use mainstem_record::{Offset, PartitionId, PartitionIndex, SegmentId, TopicId};
+use mainstem_simulation::{Faults, SimFs};
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{
-    header::RING_BYTES_MIN,
+    file::{close, read_header},
+    header::{Header, RING_BYTES_MIN},
     record::{self, BLOCK_BYTES, ENTRY_BYTES, Entry, HEAD_BYTES, Head},
     ring::Ring,
     scan::{self, Hole},
@@ -281,3 +283,31 @@ const GOLDEN: [&str; 7] = [
     "0000000000000002030000000000000004000000000000000500000000000000",
     "00000000000000006f6e65",
 ];
+
+#[test]
+fn slot_of_which_a_part_was_written_is_put_back() {
+    let fs = SimFs::new();
+    let path = Path::new("/ring");
+    let file = fs.open(path, OpenMode::Create).expect("opens");
+    file.set_len(RING_BYTES_MIN).expect("grows");
+    let header = |generation, open| Header {
+        generation,
+        ring: RING,
+        bytes: RING_BYTES_MIN,
+        open,
+    };
+    write(&*file, &header(0, false).encode(), 0);
+    write(&*file, &header(1, true).encode(), BLOCK_BYTES as u64);
+    for kept in 0..BLOCK_BYTES {
+        fs.set_faults(Faults {
+            write: Some((kept, io::ErrorKind::StorageFull)),
+            ..Faults::default()
+        });
+        assert!(close(&*file, &header(1, true)).is_err());
+        let found = read_header(&*file, path).expect("can be read");
+        assert_eq!(found, header(1, true), "{kept} bytes");
+    }
+    close(&*file, &header(1, true)).expect("closes");
+    let found = read_header(&*file, path).expect("can be read");
+    assert_eq!(found, header(2, false));
+}
