@@ -15,7 +15,7 @@ use crate::support::{Seen, read_batches, records_of};
 const STUCK_AFTER: Duration = Duration::from_secs(3600);
 
 /// How often a read is tried again when the disk fails it.
-const READ_ATTEMPTS_MAX: usize = 50;
+const READ_ATTEMPTS_MAX: usize = 1000;
 
 /// A process with a log and its partitions, in the order of the models.
 pub(crate) struct Node {
