@@ -9,6 +9,14 @@ fn is_rate(text: &str) -> bool {
     text.parse().is_ok_and(|rate: f64| rate >= 1.0)
 }
 
+/// The shortest and the longest ring that the log takes.
+const JOURNAL_BYTES: std::ops::RangeInclusive<u64> = 131_072..=4_294_967_296;
+
+fn is_journal_size(text: &str) -> bool {
+    text.parse()
+        .is_ok_and(|bytes: u64| bytes == 0 || JOURNAL_BYTES.contains(&bytes))
+}
+
 section! {
     /// What concerns the segment log of this node.
     pub struct StorageConfig, at storage, titled "The log" {
@@ -22,7 +30,8 @@ section! {
             long_from(1_048_576);
         /// Bytes of each shard's journal, a preallocated file that makes small appends of many
         /// partitions durable with one sync; 0: each partition's file is synced.
-        "mainstem.journal.bytes" => journal_bytes: u64 = 67_108_864, Long, long_from(0);
+        "mainstem.journal.bytes" => journal_bytes: u64 = 67_108_864, Long,
+            Allowed::Matching(is_journal_size, "0, or 131072 to 4294967296");
         /// Bytes of log between two entries of a segment's index, for all topics.
         "log.index.interval.bytes" => index_interval_bytes: u32 = 4096, Int, int_from(1024);
         /// Milliseconds between two looks for segments that retention lets go.
