@@ -23,7 +23,11 @@
 //! - A record is overwritten only when a later record on stable storage says that it does not count.
 //! - A failed write or sync of the ring fails the shard. It is never repeated.
 //! - At the start ([`replay`]) the segments are written and synced, then the checkpoint, and only
-//!   then the ring is emptied.
+//!   then the ring is emptied. One with bytes that could not be written to their segment is moved to
+//!   the trash as it is: it may have the only copy.
+//! - **Ids of segments are never used again**, also not after the segment was dropped or a compacted
+//!   one took its place, and what was acknowledged at a position of a segment never changes. Replay
+//!   depends on it: it writes to whatever file has the id, and may do so again at a later start.
 //!
 //! The file begins with two slots that tell which records are its own (`header.rs`), then come
 //! records (`record.rs`) round and round (`ring.rs`). `<dir>/journal/<shard>.ring` is made when the

@@ -61,6 +61,7 @@ struct Inner {
     run_id: u128,
     closed: AtomicBool,
     scrub: Arc<ScrubState>,
+    trash: Arc<trash::Seen>,
     labels: OnceLock<Arc<dyn Labels>>,
 }
 
@@ -173,6 +174,7 @@ impl Log {
             run_id,
             closed: AtomicBool::new(false),
             scrub,
+            trash: Arc::default(),
             labels: OnceLock::new(),
         };
         let inner = Arc::new(inner);
@@ -390,14 +392,16 @@ impl Log {
             .map_err(LogError::io(error_path))
     }
 
-    /// Removes what was moved aside long enough ago. Returns how much that was.
+    /// Removes what was moved aside and this process has seen there for a day. Returns how much that
+    /// was.
     ///
     /// # Errors
     /// [`LogError::Io`]: some may be left.
     pub async fn empty_trash(&self) -> Result<usize, LogError> {
         let Tools { env, options, .. } = &self.inner.tools;
-        let (fs, dir, wall_ms) = (env.fs.clone(), options.dir.clone(), env.wall_ms());
-        env.blocking("log-remove", move || trash::empty(&*fs, &dir, wall_ms))
+        let (fs, dir, now) = (env.fs.clone(), options.dir.clone(), env.now());
+        let seen = self.inner.trash.clone();
+        env.blocking("log-remove", move || trash::empty(&*fs, &dir, &seen, now))
             .await
             .ok_or(LogError::Closed)?
             .map_err(LogError::io(paths::trash(&options.dir)))

@@ -6,7 +6,7 @@
 //! <dir>/format                                             version; there once the rest is
 //! <dir>/clean-shutdown                                     there only after a clean stop
 //! <dir>/journal/<shard>.ring                               what is not yet synced in its segment
-//! <dir>/trash/<wall clock ms>-...                         what metadata did not name
+//! <dir>/trash/<wall clock ms>-...                         what metadata did not name, kept rings
 //! <dir>/partitions/<topic uuid>/<index>/<20-digit base>-<segment uuid>.log   batches
 //!                                                                     .idx   once sealed
 //!                                                                     .snap  active, recovery point

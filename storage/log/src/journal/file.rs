@@ -27,37 +27,51 @@ pub(crate) struct RingFile {
     pub(crate) header: Header,
 }
 
-/// Takes over the empty ring of a shard, or makes one of so many bytes. Blocks.
+/// Takes over the empty ring of a shard, or makes one of so many bytes. Blocks; its name is durable
+/// when it returns `Ok`.
 pub(crate) fn open(env: &Env, dir: &Path, shard: usize, bytes: u64) -> io::Result<RingFile> {
     let fs = &*env.fs;
-    let path = paths::ring(dir, shard);
-    let ring = u128::from_le_bytes(env.random_uuid());
+    let (journal, path) = (paths::journal(dir), paths::ring(dir, shard));
+    let id = u128::from_le_bytes(env.random_uuid());
     let bytes = bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
-    if fs.exists(&path)? {
-        let file = fs.open(&path, OpenMode::ReadWrite)?;
-        let found = read_header(&*file, &path).map_err(io::Error::other)?;
-        // Replay has emptied it.
-        if !found.open && found.bytes == bytes {
-            let header = Header {
-                generation: found.generation + 1,
-                ring,
-                open: true,
-                ..found
-            };
-            write_header(&*file, &header)?;
-            return Ok(RingFile { path, file, header });
+    let ring = match take_over(fs, &path, id, bytes)? {
+        Some(ring) => ring,
+        None => {
+            fs.create_dir_all(&journal)?;
+            make(fs, path, id, bytes)?
         }
+    };
+    // Also of one that was there: it may be of a process that ended, or failed, after it had given
+    // the file or the directory its name and before that was durable.
+    fs.sync_dir(&journal)?;
+    fs.sync_dir(dir)?;
+    Ok(ring)
+}
+
+/// The ring that is there, if it is empty and of that size.
+fn take_over(fs: &dyn Fs, path: &Path, ring: u128, bytes: u64) -> io::Result<Option<RingFile>> {
+    if !fs.exists(path)? {
+        return Ok(None);
     }
-    make(fs, dir, path, ring, bytes)
+    let file = fs.open(path, OpenMode::ReadWrite)?;
+    let found = read_header(&*file, path).map_err(io::Error::other)?;
+    // Replay has emptied it.
+    if found.open || found.bytes != bytes {
+        return Ok(None);
+    }
+    let header = Header {
+        generation: found.generation + 1,
+        ring,
+        open: true,
+        ..found
+    };
+    write_header(&*file, &header)?;
+    let path = path.to_owned();
+    Ok(Some(RingFile { path, file, header }))
 }
 
 /// Writes all blocks once: overwriting written ones makes the syncs cheap.
-fn make(fs: &dyn Fs, dir: &Path, path: PathBuf, ring: u128, bytes: u64) -> io::Result<RingFile> {
-    let journal_dir = paths::journal(dir);
-    if !fs.exists(&journal_dir)? {
-        fs.create_dir_all(&journal_dir)?;
-        fs.sync_dir(dir)?;
-    }
+fn make(fs: &dyn Fs, path: PathBuf, ring: u128, bytes: u64) -> io::Result<RingFile> {
     let temporary = path.with_added_extension(paths::TEMPORARY);
     let file = fs.open(&temporary, OpenMode::Truncate)?;
     let closed = Header {
@@ -84,7 +98,6 @@ fn make(fs: &dyn Fs, dir: &Path, path: PathBuf, ring: u128, bytes: u64) -> io::R
     }
     file.sync_all()?;
     fs.rename(&temporary, &path)?;
-    fs.sync_dir(&journal_dir)?;
     Ok(RingFile { path, file, header })
 }
 

@@ -3,6 +3,9 @@
 //! Everything is looked at before anything is changed. Then: segments are written and synced, the
 //! checkpoint is written, the rings are emptied. After a crash in between it is all done again.
 //!
+//! A ring with something that could not be written is not emptied but moved to the trash: its segment
+//! may have been dropped, and then nobody needs it, or may be lost, and then this is the only copy.
+//!
 //! Bytes that are there already are written again: after a failed sync the page cache shows what the
 //! disk does not have.
 
@@ -27,6 +30,7 @@ use crate::{
     error::{JournalDamage, LogError},
     paths,
     planted::{Bug, planted},
+    trash,
 };
 
 /// How many segments are written and synced at the same time.
@@ -49,11 +53,21 @@ pub(crate) struct Plan {
     /// In the order in which they were written.
     pub(crate) pieces: BTreeMap<Target, Vec<Piece>>,
     pub(crate) points: BTreeMap<PartitionId, SyncedPoint>,
-    /// Rings to empty.
+    rings: Rings,
+}
+
+/// What is to become of the rings.
+#[derive(Default)]
+struct Rings {
+    /// To be emptied.
     open: Vec<RingFile>,
-    /// Rings of shards that are not there any more.
+    /// Of shards that are not there any more.
     leftover: Vec<PathBuf>,
 }
+
+/// Files of rings, each once.
+#[derive(Default)]
+struct RingSet(Vec<Arc<dyn File>>);
 
 /// Replays all rings in `dir`, whatever shards they were of, and leaves them empty.
 ///
@@ -73,24 +87,24 @@ pub(crate) async fn replay(
         plan.pieces.clear();
         plan.points.clear();
     }
-    if plan.open.is_empty() && plan.leftover.is_empty() {
+    if plan.rings.open.is_empty() && plan.rings.leftover.is_empty() {
         return Ok(());
     }
     let started = env.now();
     let segments = plan.pieces.len();
     let payloads: usize = plan.pieces.values().map(Vec::len).sum();
-    apply(env, dir, plan.pieces).await?;
+    let unapplied = apply(env, dir, plan.pieces).await?;
     for (id, point) in plan.points {
         checkpoint.raise(id, point);
     }
     let (fs, root) = (env.fs.clone(), dir.to_owned());
     let checkpoint = checkpoint.clone();
-    let (open, leftover) = (plan.open, plan.leftover);
+    let (rings, wall_ms) = (plan.rings, env.wall_ms());
     let finish = env.blocking("log-replay", move || {
         checkpoint
             .write(&*fs)
             .map_err(LogError::io(paths::checkpoint(&root)))?;
-        empty(&*fs, &root, &open, &leftover)
+        empty(&*fs, &root, &rings, (&unapplied, wall_ms))
     });
     finish.await.ok_or(LogError::Closed)??;
     if payloads > 0 {
@@ -120,13 +134,13 @@ fn look(fs: &dyn Fs, dir: &Path, shards: usize) -> Result<Plan, LogError> {
             continue;
         };
         if shard >= shards {
-            plan.leftover.push(path.clone());
+            plan.rings.leftover.push(path.clone());
         }
         let file = fs
             .open(&path, OpenMode::ReadWrite)
             .map_err(LogError::io(&path))?;
         if let Some(ring) = look_at_ring(file, &path, &mut plan)? {
-            plan.open.push(ring);
+            plan.rings.open.push(ring);
         }
     }
     Ok(plan)
@@ -209,12 +223,13 @@ impl Piece {
 
 // === apply ===
 
-/// Writes and syncs, several segments at the same time.
+/// Writes and syncs, several segments at the same time. Gives back the rings with something that could
+/// not be written.
 async fn apply(
     env: &Env,
     dir: &Path,
     pieces: BTreeMap<Target, Vec<Piece>>,
-) -> Result<(), LogError> {
+) -> Result<RingSet, LogError> {
     let per_thread = pieces.len().div_ceil(CONCURRENCY).max(1);
     let mut receivers = Vec::with_capacity(CONCURRENCY);
     let mut pieces = pieces.into_iter().peekable();
@@ -223,42 +238,52 @@ async fn apply(
         let (sender, receiver) = oneshot::channel();
         let (fs, dir) = (env.fs.clone(), dir.to_owned());
         let work = move || {
+            let mut unapplied = RingSet::default();
             let mut part = part.into_iter();
-            let result =
-                part.try_for_each(|(target, pieces)| apply_to(&*fs, &dir, target, &pieces));
+            let result = part
+                .try_for_each(|(target, pieces)| {
+                    apply_to(&*fs, &dir, (target, &pieces), &mut unapplied)
+                })
+                .map(|()| unapplied);
             // The start was given up: nobody wants it.
             let _ = sender.send(result);
         };
         env.tasks.blocking("log-replay", Box::new(work));
         receivers.push(receiver);
     }
+    let mut unapplied = RingSet::default();
     for receiver in receivers {
-        receiver.await.map_err(|_| LogError::Closed)??;
+        let RingSet(rings) = receiver.await.map_err(|_| LogError::Closed)??;
+        rings.iter().for_each(|ring| unapplied.add(ring));
     }
-    Ok(())
+    Ok(unapplied)
 }
 
 fn apply_to(
     fs: &dyn Fs,
     dir: &Path,
-    (id, segment, base): Target,
-    pieces: &[Piece],
+    ((id, segment, base), pieces): (Target, &[Piece]),
+    unapplied: &mut RingSet,
 ) -> Result<(), LogError> {
     let path = paths::segment(&paths::partition(dir, id), base, segment);
     let file = match fs.open(&path, OpenMode::ReadWrite) {
         Ok(file) => file,
         // Either it was dropped meanwhile, or recovery will miss it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), "the journal has bytes of a segment without a file");
+            pieces.iter().for_each(|piece| unapplied.add(&piece.file));
+            return Ok(());
+        }
         Err(error) => return Err(LogError::io(path)(error)),
     };
     let io = |error| LogError::io(&path)(error);
     let mut length = file.len().map_err(io)?;
-    for Piece {
-        file: ring,
-        at,
-        entry,
-    } in pieces
-    {
+    for (index, piece) in pieces.iter().enumerate() {
+        let Piece {
+            file: ring,
+            at,
+            entry,
+        } = piece;
         let mut payload = vec![0; entry.length as usize];
         ring.read_exact_at(&mut payload, *at).map_err(io)?;
         let position = entry.position;
@@ -266,6 +291,8 @@ fn apply_to(
             // What comes before was synced here, and is gone: recovery will see it, and nothing
             // must be made of it.
             tracing::error!(path = %path.display(), length, position, "a segment was cut");
+            let rest = pieces.iter().skip(index);
+            rest.for_each(|piece| unapplied.add(&piece.file));
             break;
         }
         if crc32c::crc32c(&payload) != entry.crc && !planted(Bug::UncheckedJournal) {
@@ -279,6 +306,7 @@ fn apply_to(
                 "the journal is damaged"
             );
             if lost {
+                unapplied.add(ring);
                 continue;
             }
         }
@@ -302,16 +330,48 @@ fn read_if_there(file: &dyn File, position: u64, buffer: &mut [u8]) -> io::Resul
 
 // === empty ===
 
-fn empty(fs: &dyn Fs, dir: &Path, open: &[RingFile], leftover: &[PathBuf]) -> Result<(), LogError> {
-    for ring in open {
-        file::close(&*ring.file, &ring.header).map_err(LogError::io(&ring.path))?;
+fn empty(
+    fs: &dyn Fs,
+    dir: &Path,
+    rings: &Rings,
+    (unapplied, wall_ms): (&RingSet, i64),
+) -> Result<(), LogError> {
+    for ring in &rings.open {
+        let io = |error| LogError::io(&ring.path)(error);
+        if !unapplied.contains(&ring.file) {
+            file::close(&*ring.file, &ring.header).map_err(io)?;
+            continue;
+        }
+        let place = trash::put_ring(fs, dir, &ring.path, wall_ms).map_err(io)?;
+        tracing::error!(
+            path = %ring.path.display(), moved_to = %place.display(),
+            "not all of this ring could be written to its segments; it is kept for a day"
+        );
     }
-    for path in leftover {
-        fs.remove_file(path).map_err(LogError::io(path))?;
+    for path in &rings.leftover {
+        match fs.remove_file(path) {
+            // It was moved.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result.map_err(LogError::io(path))?,
+        }
     }
-    if !leftover.is_empty() {
+    if !rings.leftover.is_empty() {
         let journal = paths::journal(dir);
         fs.sync_dir(&journal).map_err(LogError::io(&journal))?;
     }
     Ok(())
+}
+
+// === impl RingSet ===
+
+impl RingSet {
+    fn add(&mut self, ring: &Arc<dyn File>) {
+        if !self.contains(ring) {
+            self.0.push(ring.clone());
+        }
+    }
+
+    fn contains(&self, ring: &Arc<dyn File>) -> bool {
+        self.0.iter().any(|known| Arc::ptr_eq(known, ring))
+    }
 }

@@ -23,7 +23,7 @@ const PARTITIONS: i32 = 6;
 /// Writers that do not wait for each other, per partition.
 const WRITERS: usize = 3;
 
-fn spec_of(index: i32) -> PartitionSpec {
+pub(crate) fn spec_of(index: i32) -> PartitionSpec {
     let mut spec = spec(Flush::Always);
     spec.id = partition_id(index);
     spec.segments[0].id = segment_spec(100 * index, 0).id;
@@ -241,7 +241,7 @@ async fn warm(fs: &SimFs, count: i32, registry: &Registry) -> (Log, Vec<Partitio
 
 const JOURNAL_BYTES: &str = "mainstem_log_journal_bytes_total";
 
-async fn put(partition: &Partition, value: &str) {
+pub(crate) async fn put(partition: &Partition, value: &str) {
     let ticket = partition.append(append(one(value))).await.unwrap();
     ticket.await.unwrap();
 }
@@ -340,7 +340,7 @@ fn rings_of_shards_that_are_gone_are_replayed_and_removed_and_a_clean_stop_leave
 
 /// A power cut that left the ring, and nothing of the segment: with the position in the ring of the
 /// first record with payload.
-async fn only_the_ring_is_left(world: &World) -> (SimFs, usize) {
+pub(crate) async fn only_the_ring_is_left(world: &World) -> (SimFs, usize) {
     let fs = world.disk();
     let process = world.process(&fs, 0);
     let (log, _events) = Log::start(process.env.clone(), options(), &Registry::new())
@@ -367,7 +367,7 @@ async fn only_the_ring_is_left(world: &World) -> (SimFs, usize) {
 }
 
 /// The first append was synced in place: there was no ring yet.
-const BATCH_BYTES: usize = 69;
+pub(crate) const BATCH_BYTES: usize = 69;
 
 #[test]
 fn damage_in_the_ring_is_reported_and_shortens_nothing() {

@@ -14,6 +14,7 @@ mod golden;
 mod interval;
 mod isolation;
 mod journal;
+mod kept;
 mod labels;
 mod lifecycle;
 mod model;
