@@ -199,15 +199,16 @@ impl Producers {
         self.map
             .retain(|_, p| now_ms.saturating_sub(p.last_seen_ms) <= expiry_ms);
         if self.map.len() >= PRODUCERS_MAX {
-            let mut seen: Vec<i64> = self.map.values().map(|p| p.last_seen_ms).collect();
-            let eighth = seen.len() / 8;
-            let (_, &mut limit, _) = seen.select_nth_unstable(eighth);
-            let mut excess = eighth.max(1);
-            self.map.retain(|_, producer| {
-                let goes = excess > 0 && producer.last_seen_ms <= limit;
-                excess -= usize::from(goes);
-                !goes
-            });
+            // A scan sees all at one time: the offsets tell then who was silent longest. No two are
+            // alike, so that the same log leaves the same memory.
+            let age = |(id, producer): (&ProducerId, &Producer)| {
+                let newest = producer.marks().last().map(|mark| mark.last_offset);
+                (producer.last_seen_ms, newest, *id)
+            };
+            let mut ages: Vec<_> = self.map.iter().map(age).collect();
+            let eighth = ages.len() / 8;
+            let (_, &mut limit, _) = ages.select_nth_unstable(eighth);
+            self.map.retain(|id, producer| age((id, producer)) >= limit);
         }
         self.sweep_at = (self.map.len() * 2).clamp(SWEEP_AT_MIN, PRODUCERS_MAX);
     }
@@ -348,6 +349,25 @@ mod tests {
         producers.encode(&mut section);
         assert_eq!(Producers::decode(&section, 1000), Some(before));
         assert_eq!(Producers::decode(&section[..section.len() - 1], 1000), None);
+    }
+
+    #[test]
+    fn where_all_were_seen_at_one_time_the_oldest_offsets_go() {
+        let mut producers = Producers::new(i64::MAX);
+        let all = PRODUCERS_MAX as i64;
+        let header = |id: i64, sequence, base| BatchHeader {
+            producer_id: ProducerId(id),
+            ..batch(0, sequence, 1, base)
+        };
+        for id in 0..all {
+            producers.record(&header(id, 0, id), 5);
+        }
+        producers.record(&header(0, 1, all), 5);
+        producers.record(&header(all, 0, all + 1), 5);
+        for id in 0..=all {
+            let stays = id == 0 || id > all / 8;
+            assert_eq!(producers.map.contains_key(&ProducerId(id)), stays, "{id}");
+        }
     }
 
     #[test]

@@ -17,18 +17,22 @@ pub(crate) const SESSIONS_MAX: usize = 65_536;
 /// From how many sessions on the expired ones are looked for.
 const SWEEP_AT_MIN: usize = 256;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 struct Session {
     epoch: u32,
     last_seen_ms: i64,
+    /// The number of the last publish, counted since the process began: orders those of one time.
+    place: u64,
     /// Oldest first.
     seen: VecDeque<u64>,
 }
 
 /// The QoS 2 sessions of one partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Qos2 {
     map: HashMap<[u8; 16], Session>,
+    /// Publishes taken note of since the process began.
+    places: u64,
     expiry_ms: i64,
     sweep_at: usize,
 }
@@ -37,18 +41,40 @@ pub(crate) struct Qos2 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Qos2Undo {
     session: [u8; 16],
-    /// Epoch and time before; `None` if the session was not known.
-    previous: Option<(u32, i64)>,
+    /// Epoch, time and place before; `None` if the session was not known.
+    previous: Option<(u32, i64, u64)>,
     /// The sequence that had to make room.
     evicted: Option<u64>,
 }
 
+// === impl Session ===
+
+/// As far as a file tells.
+impl PartialEq for Session {
+    fn eq(&self, other: &Self) -> bool {
+        let told = |session: &Self| (session.epoch, session.last_seen_ms);
+        told(self) == told(other) && self.seen == other.seen
+    }
+}
+
+impl Eq for Session {}
+
 // === impl Qos2 ===
+
+/// As far as a file tells.
+impl PartialEq for Qos2 {
+    fn eq(&self, other: &Self) -> bool {
+        self.map == other.map && self.expiry_ms == other.expiry_ms
+    }
+}
+
+impl Eq for Qos2 {}
 
 impl Qos2 {
     pub(crate) fn new(expiry_ms: i64) -> Self {
         Self {
             map: HashMap::new(),
+            places: 0,
             expiry_ms,
             sweep_at: SWEEP_AT_MIN,
         }
@@ -82,18 +108,21 @@ impl Qos2 {
         if !self.map.contains_key(&id.session) {
             self.make_room(now_ms);
         }
+        self.places += 1;
         let mut previous = None;
         let session = self
             .map
             .entry(id.session)
-            .and_modify(|known| previous = Some((known.epoch, known.last_seen_ms)))
+            .and_modify(|known| previous = Some((known.epoch, known.last_seen_ms, known.place)))
             .or_insert_with(|| Session {
                 epoch: id.epoch,
                 last_seen_ms: now_ms,
+                place: 0,
                 seen: VecDeque::new(),
             });
         session.epoch = session.epoch.max(id.epoch);
         session.last_seen_ms = now_ms;
+        session.place = self.places;
         session.seen.push_back(id.sequence);
         let evicted = if session.seen.len() > SEQUENCES_MAX {
             session.seen.pop_front()
@@ -109,13 +138,14 @@ impl Qos2 {
 
     /// Takes the newest [`Qos2::record`] of its session back.
     pub(crate) fn restore(&mut self, undo: Qos2Undo) {
-        let Some((epoch, last_seen_ms)) = undo.previous else {
+        let Some((epoch, last_seen_ms, place)) = undo.previous else {
             self.map.remove(&undo.session);
             return;
         };
         if let Some(session) = self.map.get_mut(&undo.session) {
             session.epoch = epoch;
             session.last_seen_ms = last_seen_ms;
+            session.place = place;
             session.seen.pop_back();
             if let Some(evicted) = undo.evicted {
                 session.seen.push_front(evicted);
@@ -131,15 +161,14 @@ impl Qos2 {
         self.map
             .retain(|_, s| now_ms.saturating_sub(s.last_seen_ms) <= expiry_ms);
         if self.map.len() >= SESSIONS_MAX {
-            let mut seen: Vec<i64> = self.map.values().map(|s| s.last_seen_ms).collect();
-            let eighth = seen.len() / 8;
-            let (_, &mut limit, _) = seen.select_nth_unstable(eighth);
-            let mut excess = eighth.max(1);
-            self.map.retain(|_, session| {
-                let goes = excess > 0 && session.last_seen_ms <= limit;
-                excess -= usize::from(goes);
-                !goes
-            });
+            // A scan sees all at one time: their order tells then who was silent longest. No two are
+            // alike, so that the same log leaves the same memory.
+            let age =
+                |(id, session): (&[u8; 16], &Session)| (session.last_seen_ms, session.place, *id);
+            let mut ages: Vec<_> = self.map.iter().map(age).collect();
+            let eighth = ages.len() / 8;
+            let (_, &mut limit, _) = ages.select_nth_unstable(eighth);
+            self.map.retain(|id, session| age((id, session)) >= limit);
         }
         self.sweep_at = (self.map.len() * 2).clamp(SWEEP_AT_MIN, SESSIONS_MAX);
     }
@@ -179,6 +208,7 @@ impl Qos2 {
                 Session {
                     epoch,
                     last_seen_ms,
+                    place: 0,
                     seen,
                 },
             );
@@ -214,6 +244,29 @@ mod tests {
             Err(AppendError::InvalidProducerEpoch)
         );
         assert_eq!(qos2.check(&id(2, 10), 1001), Ok(false));
+    }
+
+    #[test]
+    fn where_all_were_seen_at_one_time_the_first_to_publish_go() {
+        let mut qos2 = Qos2::new(i64::MAX);
+        let session = |number: u32| Qos2Id {
+            session: u128::from(number).to_be_bytes(),
+            epoch: 1,
+            sequence: 7,
+        };
+        let all = SESSIONS_MAX as u32;
+        for number in 0..all {
+            qos2.record(&session(number), 5);
+        }
+        // Seen again, it is not the first any more.
+        qos2.record(&session(0), 5);
+        qos2.record(&session(all), 5);
+        let gone = all / 8;
+        for number in 0..=all {
+            let stays = number == 0 || number > gone;
+            let known = qos2.map.contains_key(&session(number).session);
+            assert_eq!(known, stays, "{number}");
+        }
     }
 
     #[test]
