@@ -28,6 +28,11 @@ impl Dedupe {
         }
     }
 
+    /// Whether nothing is remembered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.producers.iter().next().is_none() && self.qos2.len() == 0
+    }
+
     /// Bytes of memory, about.
     pub(crate) fn size_bytes(&self) -> usize {
         self.producers.size_bytes() + self.qos2.size_bytes()

@@ -3,14 +3,16 @@
 //! A point is the file `.snap` beside an active segment. It has the form of an index file and holds
 //! what a scan up to some offset and position would find: the index, the digests of the chunks, the
 //! memories of what was appended. It covers nothing but what is synced, so it may be as old as it
-//! likes, or missing: what follows it is scanned.
+//! likes: what follows it is scanned. A segment begins with one that covers nothing but what is
+//! remembered of the segments before it, unless that is nothing: they may be dropped, and their index
+//! files with them.
 //!
 //! The shard chooses whose turn it is, by how much each segment has grown since its last point, and
 //! copies what changes with each append; the index, which only grows, is copied later and in
 //! slices. When a sync has passed the point, the file is written on the blocking pool. One point is
 //! under way per shard.
 
-use std::{io, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use mainstem_env::{Env, File, Fs, OpenMode};
 use mainstem_record::{Offset, SegmentId};
@@ -25,6 +27,7 @@ use crate::{
     options::LogOptions,
     paths,
     segment::Segment,
+    spec::SegmentSpec,
 };
 
 /// When all together have grown too much, a point is worth its syncs from this part of the usual
@@ -264,7 +267,10 @@ impl Draft {
     pub(crate) fn save(self, fs: &dyn Fs, interval: u32, sync: bool) -> bool {
         let segment = self.segment.clone();
         let path = segment.path.with_extension(paths::SNAPSHOT);
-        let sync = sync || self.bytes > UNSYNCED_BYTES_MAX;
+        // The one whose place it takes may hold what no other file does: the memories of dropped
+        // segments.
+        let replaces = fs.exists(&path).unwrap_or(true);
+        let sync = sync || replaces || self.bytes > UNSYNCED_BYTES_MAX;
         let saved = match self.write(fs, interval, sync) {
             Ok(saved) => saved,
             Err(error) => {
@@ -301,14 +307,8 @@ impl Draft {
         };
         let bytes = index_file::encode(&header, &chunks, &index, &self.dedupe);
         let path = self.segment.path.with_extension(paths::SNAPSHOT);
-        let temporary = path.with_added_extension(paths::TEMPORARY);
-        let file = fs.open(&temporary, OpenMode::Truncate)?;
-        file.write_all_vectored_at(&[io::IoSlice::new(&bytes)], 0)?;
-        if sync {
-            file.sync_data()?;
-        }
         // If the power goes now it is the old one or the new one, and either will do.
-        fs.rename(&temporary, &path)?;
+        put_point(fs, &path, &bytes, sync)?;
         Ok(true)
     }
 
@@ -328,6 +328,50 @@ impl Draft {
             self.time_range,
         ))
     }
+}
+
+/// Puts a point in the place of the one that is there. The directory is not synced. Blocks.
+fn put_point(fs: &dyn Fs, path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
+    let temporary = path.with_added_extension(paths::TEMPORARY);
+    let file = fs.open(&temporary, OpenMode::Truncate)?;
+    file.write_all_vectored_at(&[io::IoSlice::new(bytes)], 0)?;
+    if sync {
+        file.sync_data()?;
+    }
+    fs.rename(&temporary, path)
+}
+
+/// Writes the first point of a segment that is to be active: it covers none of its bytes, and holds
+/// what was appended before it, since every segment that could tell may be dropped. Nothing is
+/// written if nothing is remembered. The caller syncs the directory. Blocks.
+pub(crate) fn put_base_point(
+    fs: &dyn Fs,
+    dir: &Path,
+    spec: &SegmentSpec,
+    (interval, wall_ms): (u32, i64),
+    dedupe: &Dedupe,
+) -> io::Result<()> {
+    if dedupe.is_empty() {
+        return Ok(());
+    }
+    let index = Index::new(spec.base, interval);
+    let (min_timestamp, max_timestamp) = index.time_range();
+    let header = Header {
+        labelled: Labelled::NotYet,
+        segment: spec.id,
+        base: spec.base,
+        end: spec.base,
+        epoch: spec.epoch,
+        compacted_from: spec.compacted_from,
+        bytes: 0,
+        min_timestamp,
+        max_timestamp,
+        created_wall_ms: wall_ms,
+        digest: digest_of_chunks(&[]),
+    };
+    let bytes = index_file::encode(&header, &[], &index, dedupe);
+    let path = paths::segment(dir, spec.base, spec.id).with_extension(paths::SNAPSHOT);
+    put_point(fs, &path, &bytes, true)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //! Everything here blocks.
 
 mod active;
+mod replaced;
 mod sealed;
 
 pub(crate) use sealed::good_header;
@@ -75,7 +76,7 @@ pub(crate) fn recover(
     check_chain(spec)?;
     make_dir(&*options.fs, dir)?;
     let sealed: Vec<SegmentSpec> = spec.segments.iter().copied().filter(is_sealed).collect();
-    tidy(options, dir, spec)?;
+    let replaced = tidy(options, dir, spec)?;
     let mut chain = Vec::with_capacity(spec.segments.len());
     for (at, segment) in sealed.iter().enumerate() {
         let before = sealed.get(..at).unwrap_or_default();
@@ -88,7 +89,14 @@ pub(crate) fn recover(
     let (mut active, mut failure) = (None, None);
     let dedupe;
     if let Some(last) = spec.segments.last().filter(|s| s.end.is_none()) {
-        let found = active::open(options, dir, last, dedupe_after_sealed)?;
+        let before = || match replaced::dedupe(options, dir, &replaced)? {
+            Some(dedupe) => Ok(dedupe),
+            None => dedupe_after_sealed(),
+        };
+        let found = active::open(options, dir, last, before)?;
+        if found.failure.is_none() {
+            replaced::remove_points(options, dir, &replaced)?;
+        }
         chain.push(found.segment);
         active = found.active;
         failure = found.failure;
@@ -152,9 +160,15 @@ fn make_dir(fs: &dyn Fs, dir: &Path) -> Result<(), LogError> {
 
 /// Removes what interrupted operations left, segments older than the chain (they were dropped by
 /// metadata, and the process ended before their files were gone), and those of which a compacted one
-/// has taken the place. Other segments that metadata does not name are moved aside.
-fn tidy(options: &RecoverOptions, dir: &Path, spec: &PartitionSpec) -> Result<(), LogError> {
+/// has taken the place. Other segments that metadata does not name are moved aside. Returns the
+/// recovery points of what the active segment has replaced, which stay.
+fn tidy(
+    options: &RecoverOptions,
+    dir: &Path,
+    spec: &PartitionSpec,
+) -> Result<Vec<String>, LogError> {
     let fs = &*options.fs;
+    let mut replaced = Vec::new();
     let first = spec.segments.first().map(|segment| segment.base);
     for entry in fs.read_dir(dir).map_err(LogError::io(dir))? {
         let path = dir.join(&entry.name);
@@ -167,10 +181,14 @@ fn tidy(options: &RecoverOptions, dir: &Path, spec: &PartitionSpec) -> Result<()
             tracing::warn!(path = %path.display(), "a file that is none of the log's");
             continue;
         };
+        if replaced::is_point(spec, &entry.name) {
+            replaced.push(entry.name);
+            continue;
+        }
         let known = spec.segments.iter().find(|s| s.id == id && s.base == base);
         if let Some(known) = known {
-            // A recovery point of what has been sealed.
-            if extension == paths::SNAPSHOT && known.end.is_some() {
+            // A recovery point of what has been sealed, once the index file is there.
+            if extension == paths::SNAPSHOT && good_header(fs, &path, known).is_some() {
                 fs.remove_file(&path).map_err(LogError::io(&path))?;
             }
             continue;
@@ -189,7 +207,7 @@ fn tidy(options: &RecoverOptions, dir: &Path, spec: &PartitionSpec) -> Result<()
             "metadata does not name this segment; it is removed in a day"
         );
     }
-    Ok(())
+    Ok(replaced)
 }
 
 /// Whether another, sealed segment has the records of an unknown one with that base: it was replaced

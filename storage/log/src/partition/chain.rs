@@ -16,6 +16,7 @@ use crate::{
     files::delete_file,
     inbox::Control,
     paths,
+    points::put_base_point,
     recovery::create_active,
     segment::Segment,
     shared::{Shared, Status},
@@ -105,7 +106,7 @@ struct SealJob {
 // === impl SealJob ===
 
 impl SealJob {
-    /// Writes the index file and makes the next segment. May be repeated after an error.
+    /// Writes the index file, and makes the next segment with what is remembered at its base. May be repeated after an error.
     fn run(self) -> io::Result<Active> {
         let fs = &*self.tools.env.fs;
         if let Some(frozen) = &self.frozen
@@ -113,13 +114,14 @@ impl SealJob {
         {
             self.write_index(fs, frozen)?;
         }
-        create_active(
-            (fs, &self.tools.pool),
-            &self.shared.dir,
-            &self.next,
-            self.tools.options.index_interval_bytes,
-            self.tools.env.wall_ms(),
-        )
+        let interval = self.tools.options.index_interval_bytes;
+        let wall_ms = self.tools.env.wall_ms();
+        let dir = &self.shared.dir;
+        // Nothing is appended meanwhile.
+        let dedupe = self.shared.dedupe.lock().clone();
+        put_base_point(fs, dir, &self.next, (interval, wall_ms), &dedupe)?;
+        // Syncs the directory.
+        create_active((fs, &self.tools.pool), dir, &self.next, interval, wall_ms)
     }
 
     fn write_index(&self, fs: &dyn Fs, frozen: &Frozen) -> io::Result<()> {

@@ -9,7 +9,7 @@ use std::{
 use mainstem_env::{File, Fs, OpenMode};
 use mainstem_record::{Offset, TimestampMs};
 
-use super::RecoverOptions;
+use super::{RecoverOptions, sealed::read_contents};
 use crate::{
     active::Active,
     checkpoint::SyncedPoint,
@@ -19,9 +19,10 @@ use crate::{
     event::PartitionFailure,
     files::delete_file,
     index::Index,
-    index_file::{self, Contents, INDEX_FILE_BYTES_MAX},
+    index_file::Contents,
     paths,
     planted::{Bug, planted},
+    points::put_base_point,
     pool::Pool,
     scan::{
         BatchReader, BatchRule, SEEK_WINDOW_BYTES, Scan, ScanOptions, index_headers, rewrite, scan,
@@ -69,7 +70,7 @@ pub(super) fn open(
     // An index file of a segment that is not sealed would soon be out of date.
     let index_path = path.with_extension(paths::INDEX);
     delete_file(fs, &index_path).map_err(LogError::io(&index_path))?;
-    let point = read_point(options, &path, spec);
+    let point = read_point(options, &path, spec)?;
     let opening = Opening {
         synced: later(
             options.synced.filter(|s| s.segment == spec.id),
@@ -82,15 +83,26 @@ pub(super) fn open(
     };
     let file = match options.pool.open(&opening.path, OpenMode::ReadWrite) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return opening.missing(before()?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let dedupe = match point {
+                Some(point) => point.dedupe,
+                None => opening.remember(before()?)?,
+            };
+            return opening.missing(dedupe);
+        }
         Err(error) => return Err(LogError::io(opening.path)(error)),
     };
     let len = file.len().map_err(LogError::io(&opening.path))?;
+    let is_new = point.is_none();
     let start = match opening.start_at(point, &*file, len)? {
         Some(start) => start,
         None => Start {
             scan: Scan::new(spec.base, options.index_interval),
-            dedupe: before()?,
+            dedupe: match is_new {
+                true => opening.remember(before()?)?,
+                // One that does not fit tells of damage, and stays.
+                false => before()?,
+            },
             created_wall_ms: options.wall_ms,
         },
     };
@@ -134,14 +146,18 @@ fn active_segment(
     Arc::new(Segment::new(dir, spec, created_wall_ms, state))
 }
 
-/// The recovery point of the segment, if there is one that can be read.
-fn read_point(options: &RecoverOptions, path: &Path, spec: &SegmentSpec) -> Option<Contents> {
+/// The recovery point of the segment, if there is a good one.
+fn read_point(
+    options: &RecoverOptions,
+    path: &Path,
+    spec: &SegmentSpec,
+) -> Result<Option<Contents>, LogError> {
+    let ours = |contents: &Contents| {
+        let header = &contents.header;
+        header.segment == spec.id && header.base == spec.base && header.epoch == spec.epoch
+    };
     let path = path.with_extension(paths::SNAPSHOT);
-    let bytes = options.fs.read(&path, INDEX_FILE_BYTES_MAX).ok()?;
-    let contents = index_file::decode(&bytes, options.index_interval, options.expiry_ms).ok()?;
-    let header = &contents.header;
-    let ours = header.segment == spec.id && header.base == spec.base && header.epoch == spec.epoch;
-    ours.then_some(contents)
+    Ok(read_contents(options, &path)?.filter(ours))
 }
 
 /// A recovery point covers nothing but what is synced, and may be newer than the checkpoint.
@@ -162,6 +178,17 @@ fn later(synced: Option<SyncedPoint>, point: Option<&Contents>) -> Option<Synced
 impl Opening<'_> {
     fn synced_bytes(&self) -> u64 {
         self.synced.map_or(0, |point| point.position)
+    }
+
+    /// Makes what is remembered at the base durable with the segment: what told it may be dropped.
+    fn remember(&self, dedupe: Dedupe) -> Result<Dedupe, LogError> {
+        let (fs, options) = (&*self.options.fs, self.options);
+        let made = (options.index_interval, options.wall_ms);
+        put_base_point(fs, self.dir, self.spec, made, &dedupe).map_err(LogError::io(&self.path))?;
+        if !dedupe.is_empty() {
+            fs.sync_dir(self.dir).map_err(LogError::io(self.dir))?;
+        }
+        Ok(dedupe)
     }
 
     fn missing(self, dedupe: Dedupe) -> Result<Found, LogError> {

@@ -68,16 +68,24 @@ pub(super) fn dedupe_after(
             dedupe = contents.dedupe;
             break;
         }
-        unread.push(spec);
+        let point = last_point(options, dir, spec)?;
+        let remembers = point.is_some();
+        unread.push((spec, point));
+        if remembers {
+            break;
+        }
     }
-    for spec in unread.into_iter().rev() {
+    for (spec, point) in unread.into_iter().rev() {
         let path = paths::segment(dir, spec.base, spec.id);
         match options.fs.open(&path, OpenMode::Read) {
             Ok(file) => {
-                scan_sealed(options, &*file, spec, &mut dedupe).map_err(LogError::io(path))?;
+                scan_sealed(options, &*file, (spec, point), &mut dedupe)
+                    .map_err(LogError::io(path))?;
             }
             // Its loss has been told when it was opened.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                dedupe = point.map_or(dedupe, |point| point.dedupe);
+            }
             Err(error) => return Err(LogError::io(path)(error)),
         }
     }
@@ -104,7 +112,34 @@ fn decoded(
     spec: &SegmentSpec,
 ) -> Result<Option<Contents>, LogError> {
     let path = paths::segment(dir, spec.base, spec.id).with_extension(paths::INDEX);
-    let bytes = match options.fs.read(&path, INDEX_FILE_BYTES_MAX) {
+    let ours = |contents: &Contents| {
+        contents.header.segment == spec.id && Some(contents.header.end) == spec.end
+    };
+    Ok(read_contents(options, &path)?.filter(ours))
+}
+
+/// The last recovery point of a segment that was sealed, if its index file was not written any more.
+fn last_point(
+    options: &RecoverOptions,
+    dir: &Path,
+    spec: &SegmentSpec,
+) -> Result<Option<Contents>, LogError> {
+    let path = paths::segment(dir, spec.base, spec.id).with_extension(paths::SNAPSHOT);
+    let ours = |contents: &Contents| {
+        contents.header.segment == spec.id
+            && contents.header.base == spec.base
+            && Some(contents.header.end) <= spec.end
+    };
+    Ok(read_contents(options, &path)?.filter(ours))
+}
+
+/// An index file or a recovery point, if there is a good one. What the disk refuses to read is an
+/// error.
+pub(super) fn read_contents(
+    options: &RecoverOptions,
+    path: &Path,
+) -> Result<Option<Contents>, LogError> {
+    let bytes = match options.fs.read(path, INDEX_FILE_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound
@@ -113,30 +148,36 @@ fn decoded(
             _ => return Err(LogError::io(path)(error)),
         },
     };
-    let decoded = index_file::decode(&bytes, options.index_interval, options.expiry_ms);
-    let ours = |contents: &Contents| {
-        contents.header.segment == spec.id && Some(contents.header.end) == spec.end
-    };
-    Ok(decoded.ok().filter(ours))
+    Ok(index_file::decode(&bytes, options.index_interval, options.expiry_ms).ok())
 }
 
 fn scan_sealed(
     options: &RecoverOptions,
     file: &dyn File,
-    spec: &SegmentSpec,
+    (spec, point): (&SegmentSpec, Option<Contents>),
     dedupe: &mut Dedupe,
 ) -> io::Result<Scan> {
-    let scan_options = ScanOptions {
+    let mut scan_options = ScanOptions {
         rule: BatchRule::of(spec),
         limit: file.len()?,
         stop_at: spec.end,
         wall_ms: options.wall_ms,
         decompressed_bytes_max: options.decompressed_bytes_max,
     };
-    let start = Scan::new(spec.base, options.index_interval);
-    let scan = scan(file, &scan_options, start, dedupe)?;
-    options.progress.scanned(scan.position);
-    Ok(scan)
+    let mut scanned = Scan::new(spec.base, options.index_interval);
+    if let Some(point) = point {
+        // The point remembers what is below it, and also what was before the segment.
+        scan_options.stop_at = Some(point.header.end);
+        let mut known = Dedupe::new(options.expiry_ms);
+        scanned = scan(file, &scan_options, scanned, &mut known)?;
+        scan_options.stop_at = spec.end;
+        *dedupe = point.dedupe;
+    }
+    if scanned.bad.is_none() {
+        scanned = scan(file, &scan_options, scanned, dedupe)?;
+    }
+    options.progress.scanned(scanned.position);
+    Ok(scanned)
 }
 
 /// Checks the batches of a segment without a good index file, cuts what lies above the sealed
@@ -163,7 +204,8 @@ fn rebuild(
         }
         Err(error) => return Err(LogError::io(path)(error)),
     };
-    let scan = scan_sealed(options, &*file, spec, dedupe).map_err(LogError::io(&path))?;
+    let point = last_point(options, dir, spec)?;
+    let scan = scan_sealed(options, &*file, (spec, point), dedupe).map_err(LogError::io(&path))?;
     state.max_timestamp = scan.index.max_timestamp();
     if Some(scan.next) != spec.end {
         let reason = scan.bad.as_ref().map(ToString::to_string);

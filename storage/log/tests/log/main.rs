@@ -17,6 +17,7 @@ mod journal;
 mod kept;
 mod labels;
 mod lifecycle;
+mod memory;
 mod model;
 mod reading;
 mod recovery;
