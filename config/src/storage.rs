@@ -29,7 +29,8 @@ section! {
         "mainstem.shard.inflight.bytes" => shard_inflight_bytes_max: usize = 67_108_864, Long,
             long_from(1_048_576);
         /// Bytes of each shard's journal, a preallocated file that makes small appends of many
-        /// partitions durable with one sync; 0: each partition's file is synced.
+        /// partitions durable with one sync; 0: each partition's file is synced. It is not made while it
+        /// would bring the free space near `mainstem.low.space.bytes`.
         "mainstem.journal.bytes" => journal_bytes: u64 = 67_108_864, Long,
             Allowed::Matching(is_journal_size, "0, or 131072 to 4294967296");
         /// Bytes of log between two entries of a segment's index, for all topics.

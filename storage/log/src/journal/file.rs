@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     error::{JournalDamage, LogError},
+    options::LogOptions,
     paths,
 };
 
@@ -27,18 +28,27 @@ pub(crate) struct RingFile {
     pub(crate) header: Header,
 }
 
-/// Takes over the empty ring of a shard, or makes one of so many bytes. Blocks; its name is durable
-/// when it returns `Ok`.
-pub(crate) fn open(env: &Env, dir: &Path, shard: usize, bytes: u64) -> io::Result<RingFile> {
-    let fs = &*env.fs;
+/// Takes over the empty ring of a shard, or makes one. Blocks; its name is durable when it returns
+/// `Ok`.
+///
+/// # Errors
+/// `StorageFull`, with nothing written, if the ring would take room that appends or the metadata
+/// may need.
+pub(crate) fn open(env: &Env, options: &LogOptions, shard: usize) -> io::Result<RingFile> {
+    let (fs, dir) = (&*env.fs, &*options.dir);
     let (journal, path) = (paths::journal(dir), paths::ring(dir, shard));
     let id = u128::from_le_bytes(env.random_uuid());
-    let bytes = bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+    let bytes = options.journal_bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
     let ring = match take_over(fs, &path, id, bytes)? {
         Some(ring) => ring,
         None => {
+            check_room(fs, options)?;
             fs.create_dir_all(&journal)?;
-            make(fs, path, id, bytes)?
+            let temporary = path.with_added_extension(paths::TEMPORARY);
+            make(fs, &temporary, path, (id, bytes)).inspect_err(|_| {
+                // What it took, others need; a start would remove it, too.
+                let _ = fs.remove_file(&temporary);
+            })?
         }
     };
     // Also of one that was there: it may be of a process that ended, or failed, after it had given
@@ -70,10 +80,25 @@ fn take_over(fs: &dyn Fs, path: &Path, ring: u128, bytes: u64) -> io::Result<Opt
     Ok(Some(RingFile { path, file, header }))
 }
 
+/// Whether the rings of all shards, which may be made at the same time, leave as much free again
+/// as must be free for appends to be taken.
+fn check_room(fs: &dyn Fs, options: &LogOptions) -> io::Result<()> {
+    let rings = options.journal_bytes.saturating_mul(options.shards as u64);
+    let needed = rings.saturating_add(options.low_space_bytes.saturating_mul(2));
+    if fs.space(&options.dir)?.available < needed {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    Ok(())
+}
+
 /// Writes all blocks once: overwriting written ones makes the syncs cheap.
-fn make(fs: &dyn Fs, path: PathBuf, ring: u128, bytes: u64) -> io::Result<RingFile> {
-    let temporary = path.with_added_extension(paths::TEMPORARY);
-    let file = fs.open(&temporary, OpenMode::Truncate)?;
+fn make(
+    fs: &dyn Fs,
+    temporary: &Path,
+    path: PathBuf,
+    (ring, bytes): (u128, u64),
+) -> io::Result<RingFile> {
+    let file = fs.open(temporary, OpenMode::Truncate)?;
     let closed = Header {
         generation: 0,
         ring,
@@ -97,7 +122,7 @@ fn make(fs: &dyn Fs, path: PathBuf, ring: u128, bytes: u64) -> io::Result<RingFi
         position += length as u64;
     }
     file.sync_all()?;
-    fs.rename(&temporary, &path)?;
+    fs.rename(temporary, &path)?;
     Ok(RingFile { path, file, header })
 }
 

@@ -221,7 +221,7 @@ impl Shard {
         let (sender, receiver) = oneshot::channel();
         let (env, options, shard) = (core.env.clone(), core.options.clone(), core.health.shard);
         let work = move || {
-            let made = journal::open(&env, &options.dir, shard, options.journal_bytes);
+            let made = journal::open(&env, &options, shard);
             // The shard is gone only when nobody needs it.
             let _ = sender.send(made);
         };
@@ -236,7 +236,7 @@ impl Shard {
             Ok(journal) => self.core.journal = Some(journal),
             Err(error) => {
                 self.rounds.make_after = self.core.now + JOURNAL_RETRY;
-                tracing::error!(
+                tracing::warn!(
                     shard, %error,
                     "no journal: small appends are synced in their segments' files until there is one"
                 );

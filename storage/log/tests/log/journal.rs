@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use mainstem_env::Fs;
 use mainstem_log::{
     AppendError, Flush, JournalDamage, Log, LogError, LogEvent, LogOptions, Partition,
     PartitionSpec,
@@ -264,6 +265,35 @@ fn one_sync_serves_all_partitions_that_wait() {
         // The shard may take them out of its inbox in some pieces.
         let syncs = fs.syncs() - before;
         assert!(syncs <= 4, "{syncs} syncs for 64 partitions");
+    });
+}
+
+#[test]
+fn ring_never_takes_the_room_that_appends_and_metadata_need() {
+    const FREE: u64 = 10 << 20;
+    run(async {
+        let fs = SimFs::new();
+        fs.set_faults(Faults {
+            available: Some(FREE),
+            ..Faults::default()
+        });
+        let options = LogOptions {
+            low_space_bytes: 1 << 20,
+            // With it, just less than twice the watermark would be free.
+            journal_bytes: (8 << 20) / 2 + 4096,
+            shards: 2,
+            ..options()
+        };
+        let registry = Registry::new();
+        let env = inline_env(Arc::new(fs.clone()));
+        let (log, _events) = Log::start(env, options, &registry).await.unwrap();
+        let partition = log.open_partition(spec_of(0)).await.unwrap();
+        for _ in 0..50 {
+            put(&partition, "stored all the same").await;
+        }
+        assert_eq!(metric(&registry, JOURNAL_BYTES), 0);
+        assert_eq!(partition.ends().synced_end.0, 50);
+        assert!(!fs.exists("/log/journal".as_ref()).unwrap());
     });
 }
 
