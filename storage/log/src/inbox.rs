@@ -35,7 +35,11 @@ pub(crate) struct Inbox {
 pub(crate) struct Health {
     pub(crate) shard: usize,
     failure: RwLock<Option<ShardFailure>>,
+    reports: mpsc::Sender<ShardFailure>,
 }
+
+/// Failures that others than the shard have found in its files.
+pub(crate) type FailureReports = mpsc::Receiver<ShardFailure>;
 
 /// What a shard is asked.
 pub(crate) enum Message {
@@ -93,11 +97,21 @@ pub(crate) type FlushSender = oneshot::Sender<Result<mainstem_record::Offset, Pa
 // === impl Health ===
 
 impl Health {
-    pub(crate) fn new(shard: usize) -> Self {
-        Self {
+    pub(crate) fn new(shard: usize) -> (Arc<Self>, FailureReports) {
+        let (reports, receiver) = mpsc::channel(1);
+        let failure = RwLock::new(None);
+        let health = Self {
             shard,
-            failure: RwLock::new(None),
-        }
+            failure,
+            reports,
+        };
+        (Arc::new(health), receiver)
+    }
+
+    /// Tells the shard that the sync of one of its files has failed.
+    pub(crate) fn report_failure(&self, failure: ShardFailure) {
+        // The first is enough; without a shard there is nobody to stop.
+        let _ = self.reports.try_send(failure);
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -170,7 +184,7 @@ impl Inbox {
         (inbox, receiver)
     }
 
-    pub(crate) fn health(&self) -> &Health {
+    pub(crate) fn health(&self) -> &Arc<Health> {
         &self.health
     }
 

@@ -3,12 +3,13 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     sync::{Arc, OnceLock, Weak},
 };
 
 use mainstem_env::{Env, Fs};
-use mainstem_record::PartitionId;
+use mainstem_record::{PartitionId, TopicId};
 use parking_lot::RwLock;
 use tokio::sync::{Semaphore, mpsc};
 use xxhash_rust::xxh3::Xxh3Default;
@@ -53,6 +54,8 @@ struct Inner {
     tools: Tools,
     shards: Vec<Inbox>,
     partitions: RwLock<HashMap<PartitionId, Entry>>,
+    /// As in [`RecoverOptions`].
+    dirs: Arc<RwLock<()>>,
     checkpoint: Arc<Checkpoint>,
     events: mpsc::Sender<LogEvent>,
     /// The last run ended with a clean stop.
@@ -150,14 +153,14 @@ impl Log {
         let scrub = Arc::new(scrub);
         let mut shards = Vec::with_capacity(options.shards);
         for shard in 0..options.shards {
-            let health = Arc::new(Health::new(shard));
+            let (health, reports) = Health::new(shard);
             let (inbox, messages) = Inbox::new(
                 options.shard_inflight_count_max,
                 options.shard_inflight_bytes_max,
                 health.clone(),
             );
             let core = Core::new(&tools, health, (events.clone(), checkpoint.clone()));
-            let run = Shard::new(core, messages).run();
+            let run = Shard::new(core, (messages, reports)).run();
             env.tasks
                 .dedicated("log-shard", shard, Box::pin(run))
                 .map_err(LogError::io(&options.dir))?;
@@ -167,6 +170,7 @@ impl Log {
             tools,
             shards,
             partitions: RwLock::default(),
+            dirs: Arc::default(),
             checkpoint,
             events,
             clean: clean_run.is_some(),
@@ -256,7 +260,8 @@ impl Log {
         let mut reservation = inner.reserve(id)?;
         let settings = spec.settings;
         let dir = paths::partition(&inner.tools.options.dir, id);
-        let recover_options = inner.recover_options(id);
+        let inbox = inner.shard_of(id).ok_or(LogError::Closed)?;
+        let recover_options = inner.recover_options(id, inbox);
         let recover_dir = dir.clone();
         let recovered = inner
             .tools
@@ -279,7 +284,6 @@ impl Log {
         };
         let state = State { ends, status };
         let shared = Arc::new(Shared::new(id, dir, state, chain, dedupe));
-        let inbox = inner.shard_of(id).ok_or(LogError::Closed)?;
         inbox
             .ask(&shared, |reply| Control::Open(active, settings, reply))
             .await
@@ -478,11 +482,11 @@ impl Inner {
         self.shards.get(shard as usize)
     }
 
-    fn recover_options(&self, id: PartitionId) -> RecoverOptions {
+    fn recover_options(&self, id: PartitionId, inbox: &Inbox) -> RecoverOptions {
         let options = &self.tools.options;
         RecoverOptions {
             fs: self.tools.env.fs.clone(),
-            pool: self.tools.pool.clone(),
+            pool: self.tools.pool.for_shard(inbox.health().clone()),
             wall_ms: self.tools.env.wall_ms(),
             index_interval: options.index_interval_bytes,
             expiry_ms: expiry_ms(options),
@@ -491,6 +495,7 @@ impl Inner {
             log_dir: options.dir.clone(),
             progress: self.progress.clone(),
             synced: self.checkpoint.get(id),
+            dirs: self.dirs.clone(),
         }
     }
 }
@@ -535,15 +540,25 @@ impl Inner {
                 );
                 moved += 1;
             }
-            if fs.read_dir(&topic_dir)?.is_empty() {
-                // While this is held nobody can begin to open a partition in it.
-                let partitions = self.partitions.read();
-                if !partitions.keys().any(|id| id.topic == topic) {
-                    fs.remove_dir_all(&topic_dir)?;
-                }
-            }
+            self.remove_topic_dir(topic, &topic_dir)?;
         }
         Ok(moved)
+    }
+
+    /// Removes the directory of a topic if nothing is in it, and nobody is about to use it.
+    fn remove_topic_dir(&self, topic: TopicId, dir: &Path) -> io::Result<()> {
+        let fs = &*self.tools.env.fs;
+        // Who opens a partition from now on makes the directory once it is gone. The partitions
+        // themselves must not be locked during I/O: everybody looks them up.
+        let _dirs = self.dirs.write();
+        let is_used = {
+            let partitions = self.partitions.read();
+            partitions.keys().any(|id| id.topic == topic)
+        };
+        if !is_used && fs.read_dir(dir)?.is_empty() {
+            fs.remove_dir_all(dir)?;
+        }
+        Ok(())
     }
 }
 
@@ -583,7 +598,7 @@ pub(crate) fn expiry_ms(options: &LogOptions) -> i64 {
 // === removal ===
 
 /// Renames first, so that a crash leaves nothing that looks like a partition.
-fn remove_dir(fs: &dyn Fs, dir: &std::path::Path) -> io::Result<()> {
+fn remove_dir(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
     let deleted = dir.with_added_extension(paths::DELETED);
     if fs.exists(&deleted)? {
         fs.remove_dir_all(&deleted)?;

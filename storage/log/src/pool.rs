@@ -3,24 +3,33 @@
 //! A [`Pooled`] file is opened when it is used, and closed when too many are open and it was not
 //! used for a while. Closing must lose nothing that a sync would have told, so a file is closed only
 //! when all that was written to it is synced; one that is not is synced first. A sync that fails
-//! there is remembered: every later one fails too, as if it had been the shard's own.
+//! there is remembered: every later one fails too, and the shard is told, as if it had been its own.
 
 use std::{
+    collections::BTreeMap,
     io::{self, IoSlice},
     path::{Path, PathBuf},
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use mainstem_env::{Env, File, OpenMode};
 use parking_lot::Mutex;
 
-use crate::planted::{Bug, planted};
+use crate::{
+    event::ShardFailure,
+    inbox::Health,
+    planted::{Bug, planted},
+};
 
 /// Beyond the bound so many are closed at once, as a part of it.
 const CLOSED_PART: usize = 8;
+
+/// So many at most are synced one after the other in order to be closed: the disk is shared with
+/// those who wait for it.
+const SYNCS_MAX: usize = 8;
 
 /// The files of the active segments of a node.
 pub(crate) struct Pool {
@@ -30,12 +39,22 @@ pub(crate) struct Pool {
     /// When so many are open some are closed; more than the bound only while none can be.
     close_at: AtomicUsize,
     closing: AtomicBool,
-    files: Mutex<Vec<Weak<Pooled>>>,
+    next_key: AtomicU64,
+    /// By key, so that the order does not depend on chance; each leaves when it is dropped.
+    files: Mutex<BTreeMap<u64, Weak<Pooled>>>,
+}
+
+/// The pool, for the files of one shard.
+#[derive(Clone)]
+pub(crate) struct ShardPool {
+    pool: Arc<Pool>,
+    health: Arc<Health>,
 }
 
 /// The file of one active segment.
 pub(crate) struct Pooled {
-    pool: Arc<Pool>,
+    owner: ShardPool,
+    key: u64,
     path: PathBuf,
     /// It was used since it was last looked at.
     used: AtomicBool,
@@ -62,10 +81,10 @@ struct State {
 enum Effort {
     /// Those that are synced and were not used of late.
     Idle,
+    /// Those that are synced: to open one again costs less than a sync.
+    Synced,
     /// Those that were not used of late.
     IdleUnsynced,
-    /// Those that are synced.
-    Synced,
 }
 
 // === impl Pool ===
@@ -80,31 +99,15 @@ impl Pool {
             open: AtomicUsize::new(0),
             close_at: AtomicUsize::new(open_max),
             closing: AtomicBool::new(false),
+            next_key: AtomicU64::new(0),
             files: Mutex::default(),
         })
     }
 
-    /// Opens a file. Blocks.
-    pub(crate) fn open(self: &Arc<Self>, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        let file = self.env.fs.open(path, mode)?;
-        let len = file.len()?;
-        let pooled = Arc::new(Pooled {
-            pool: self.clone(),
-            path: path.to_owned(),
-            used: AtomicBool::new(true),
-            state: Mutex::new(State {
-                file: Some(file),
-                changing: 0,
-                changes: 0,
-                synced_changes: 0,
-                len: Some(len),
-                failed: None,
-            }),
-            syncing: Mutex::new(()),
-        });
-        self.files.lock().push(Arc::downgrade(&pooled));
-        self.opened();
-        Ok(pooled)
+    /// Opens files of a shard, which is told of a sync that fails here.
+    pub(crate) fn for_shard(self: &Arc<Self>, health: Arc<Health>) -> ShardPool {
+        let pool = self.clone();
+        ShardPool { pool, health }
     }
 
     /// One more is open. Must not be called with the state of a file locked.
@@ -125,9 +128,8 @@ impl Pool {
 
     fn close_some(&self) {
         let files: Vec<(Arc<Pooled>, bool)> = {
-            let mut files = self.files.lock();
-            files.retain(|file| file.strong_count() > 0);
-            let files = files.iter().filter_map(Weak::upgrade);
+            let files = self.files.lock();
+            let files = files.values().filter_map(Weak::upgrade);
             let with_use = |file: Arc<Pooled>| {
                 let used = file.used.swap(false, Ordering::Relaxed);
                 (file, used)
@@ -135,20 +137,57 @@ impl Pool {
             files.map(with_use).collect()
         };
         let step = self.open_max.div_ceil(CLOSED_PART);
-        let enough = self.open_max.saturating_sub(step);
-        for effort in [Effort::Idle, Effort::IdleUnsynced, Effort::Synced] {
+        let with_room = self.open_max.saturating_sub(step);
+        let mut syncs_left = SYNCS_MAX;
+        for effort in [Effort::Idle, Effort::Synced, Effort::IdleUnsynced] {
+            // Room is made where it costs next to nothing. A sync is for one that is too many.
+            let enough = match effort {
+                Effort::Idle | Effort::Synced => with_room,
+                Effort::IdleUnsynced => self.open_max,
+            };
             for (file, used) in &files {
-                if self.open.load(Ordering::Acquire) <= enough {
+                if self.open.load(Ordering::Acquire) <= enough || syncs_left == 0 {
                     break;
                 }
-                if effort == Effort::Synced || !used {
-                    file.try_close(effort);
+                if (effort == Effort::Synced || !used) && file.try_close(effort) {
+                    syncs_left -= 1;
                 }
             }
         }
         let open = self.open.load(Ordering::Acquire);
-        let close_at = self.open_max.max(open + step);
+        // Fewer are opened until the next time than are closed then.
+        let close_at = self.open_max.max(open + step.min(SYNCS_MAX / 2));
         self.close_at.store(close_at, Ordering::Release);
+    }
+}
+
+// === impl ShardPool ===
+
+impl ShardPool {
+    /// Opens a file. Blocks.
+    pub(crate) fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let pool = &self.pool;
+        let file = pool.env.fs.open(path, mode)?;
+        let len = file.len()?;
+        let key = pool.next_key.fetch_add(1, Ordering::Relaxed);
+        let pooled = Arc::new(Pooled {
+            owner: self.clone(),
+            key,
+            path: path.to_owned(),
+            used: AtomicBool::new(true),
+            state: Mutex::new(State {
+                file: Some(file),
+                changing: 0,
+                changes: 0,
+                synced_changes: 0,
+                len: Some(len),
+                failed: None,
+            }),
+            syncing: Mutex::new(()),
+        });
+        pool.files.lock().insert(key, Arc::downgrade(&pooled));
+        pool.opened();
+        Ok(pooled)
     }
 }
 
@@ -163,16 +202,25 @@ impl Pooled {
     /// The open file, after a look at the state; nothing has happened if that cannot be had.
     fn with_state(&self, look: impl FnOnce(&mut State)) -> io::Result<Arc<dyn File>> {
         self.used.store(true, Ordering::Relaxed);
-        let mut state = self.state.lock();
-        if let Some(file) = state.file.clone() {
-            look(&mut state);
-            return Ok(file);
+        {
+            let mut state = self.state.lock();
+            if let Some(file) = state.file.clone() {
+                look(&mut state);
+                return Ok(file);
+            }
         }
-        let file = self.pool.env.fs.open(&self.path, OpenMode::ReadWrite)?;
-        state.file = Some(file.clone());
+        // Nobody waits for the slow open of somebody else: of two that open it, the second to be
+        // done takes what the first has got.
+        let pool = &self.owner.pool;
+        let opened = pool.env.fs.open(&self.path, OpenMode::ReadWrite)?;
+        let mut state = self.state.lock();
+        let is_first = state.file.is_none();
+        let file = state.file.get_or_insert_with(|| opened.clone()).clone();
         look(&mut state);
         drop(state);
-        self.pool.opened();
+        if is_first {
+            pool.opened();
+        }
         Ok(file)
     }
 
@@ -219,28 +267,36 @@ impl Pooled {
         result
     }
 
-    fn try_close(&self, effort: Effort) {
+    /// Closes it if that is possible with so much effort; says whether that took a sync.
+    fn try_close(&self, effort: Effort) -> bool {
         let is_synced = {
             let state = self.state.lock();
             if state.file.is_none() || state.failed.is_some() || state.changing > 0 {
-                return;
+                return false;
             }
             state.is_synced()
         };
         if !is_synced {
             if effort != Effort::IdleUnsynced {
-                return;
+                return false;
             }
             if let Err(error) = self.sync(|file| file.sync_data()) {
-                tracing::error!(%error, path = %self.path.display(), "sync failed");
-                return;
+                self.owner.health.report_failure(ShardFailure {
+                    path: self.path.clone(),
+                    error: Arc::from(error.to_string()),
+                });
+                return true;
             }
         }
-        let mut state = self.state.lock();
-        let can_close = state.is_synced() && state.failed.is_none() && state.changing == 0;
-        if can_close && state.file.take().is_some() {
-            self.pool.open.fetch_sub(1, Ordering::AcqRel);
+        let closed = {
+            let mut state = self.state.lock();
+            let can_close = state.is_synced() && state.failed.is_none() && state.changing == 0;
+            can_close.then(|| state.file.take()).flatten()
+        };
+        if closed.is_some() {
+            self.owner.pool.open.fetch_sub(1, Ordering::AcqRel);
         }
+        !is_synced
     }
 }
 
@@ -254,8 +310,9 @@ impl State {
 
 impl Drop for Pooled {
     fn drop(&mut self) {
+        self.owner.pool.files.lock().remove(&self.key);
         if self.state.get_mut().file.is_some() {
-            self.pool.open.fetch_sub(1, Ordering::AcqRel);
+            self.owner.pool.open.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }
@@ -309,76 +366,4 @@ impl File for Pooled {
 }
 
 #[cfg(test)]
-mod tests {
-    use mainstem_env::{Fs, MemFs};
-
-    use super::*;
-
-    fn pool(fs: &MemFs, open_max: usize) -> Arc<Pool> {
-        struct Inline;
-        impl mainstem_env::Tasks for Inline {
-            fn spawn(&self, _: &'static str, _: mainstem_env::BoxFuture<'static, ()>) {}
-            fn blocking(&self, _: &'static str, work: Box<dyn FnOnce() + Send>) {
-                work();
-            }
-        }
-        let mut env = Env::real().with_fs(Arc::new(fs.clone()));
-        env.tasks = Arc::new(Inline);
-        Pool::new(env, open_max)
-    }
-
-    #[test]
-    fn few_are_open_and_all_can_be_used() {
-        let fs = MemFs::new();
-        fs.create_dir_all(Path::new("/p")).expect("directory");
-        let pool = pool(&fs, 8);
-        let files: Vec<_> = (0..100)
-            .map(|n| {
-                let path = PathBuf::from(format!("/p/{n}"));
-                pool.open(&path, OpenMode::Create).expect("opens")
-            })
-            .collect();
-        let open = || pool.open.load(Ordering::Acquire);
-        assert!(open() <= 9, "{}", open());
-        for round in 0..3_u8 {
-            for (n, file) in files.iter().enumerate() {
-                let at = u64::from(round);
-                file.write_all_vectored_at(&[IoSlice::new(&[n as u8])], at)
-                    .expect("written");
-                assert!(open() <= 10, "{}", open());
-            }
-        }
-        for (n, file) in files.iter().enumerate() {
-            let mut content = [0; 3];
-            file.read_exact_at(&mut content, 0).expect("read");
-            assert_eq!(content, [n as u8; 3]);
-            assert_eq!(file.len().expect("known"), 3);
-        }
-        drop(files);
-        assert_eq!(open(), 0);
-    }
-
-    #[test]
-    fn write_that_could_not_open_the_file_is_taken_back_without_opening_it() {
-        let fs = MemFs::new();
-        fs.create_dir_all(Path::new("/p")).expect("directory");
-        let pool = pool(&fs, 1);
-        let file = pool.open(Path::new("/p/a"), OpenMode::Create).expect("a");
-        file.write_all_vectored_at(&[IoSlice::new(b"abc")], 0)
-            .expect("written");
-        file.sync_data().expect("synced");
-        let _others: Vec<_> = (0..5)
-            .map(|n| {
-                let path = PathBuf::from(format!("/p/{n}"));
-                pool.open(&path, OpenMode::Create).expect("opens")
-            })
-            .collect();
-        // It cannot be opened again.
-        fs.rename(Path::new("/p/a"), Path::new("/p/b"))
-            .expect("renamed");
-        let write = file.write_all_vectored_at(&[IoSlice::new(b"def")], 3);
-        assert!(write.is_err());
-        file.set_len(3).expect("nothing to do");
-        assert!(file.set_len(2).is_err());
-    }
-}
+mod tests;

@@ -23,6 +23,7 @@ use std::{
 
 use mainstem_env::Fs;
 use mainstem_record::Offset;
+use parking_lot::RwLock;
 
 pub(crate) use active::create_active;
 
@@ -34,7 +35,7 @@ use crate::{
     event::PartitionFailure,
     files::delete_file,
     paths,
-    pool::Pool,
+    pool::ShardPool,
     progress::Progress,
     segment::Segment,
     spec::{Ends, PartitionSpec, SegmentSpec},
@@ -44,7 +45,7 @@ use crate::{
 /// What recovery needs to know besides the chain.
 pub(crate) struct RecoverOptions {
     pub(crate) fs: Arc<dyn Fs>,
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) pool: ShardPool,
     pub(crate) wall_ms: i64,
     pub(crate) index_interval: u32,
     pub(crate) expiry_ms: i64,
@@ -56,6 +57,9 @@ pub(crate) struct RecoverOptions {
     /// The directory of the log.
     pub(crate) log_dir: PathBuf,
     pub(crate) progress: Arc<Progress>,
+    /// Held while directories are made: the directory of a topic is not removed meanwhile. Only
+    /// threads that may block wait for it.
+    pub(crate) dirs: Arc<RwLock<()>>,
 }
 
 /// A partition that can be used.
@@ -74,7 +78,10 @@ pub(crate) fn recover(
     spec: &PartitionSpec,
 ) -> Result<Recovered, LogError> {
     check_chain(spec)?;
-    make_dir(&*options.fs, dir)?;
+    {
+        let _dirs = options.dirs.read();
+        make_dir(&*options.fs, dir)?;
+    }
     let sealed: Vec<SegmentSpec> = spec.segments.iter().copied().filter(is_sealed).collect();
     let replaced = tidy(options, dir, spec)?;
     let mut chain = Vec::with_capacity(spec.segments.len());

@@ -20,7 +20,7 @@ use crate::{
     error::{LogError, PartitionError},
     event::{LogEvent, ShardFailure},
     files::Files,
-    inbox::{Control, Health, Message},
+    inbox::{Control, FailureReports, Health, Message},
     journal::Journal,
     metrics::Metrics,
     options::LogOptions,
@@ -183,14 +183,17 @@ impl Core {
 // === impl Shard ===
 
 impl Shard {
-    pub(crate) fn new(core: Core, receiver: mpsc::Receiver<Message>) -> Self {
+    pub(crate) fn new(
+        core: Core,
+        (receiver, reports): (mpsc::Receiver<Message>, FailureReports),
+    ) -> Self {
         Self {
             core,
             writers: Vec::new(),
             free: Vec::new(),
             receiver,
             touched: Vec::new(),
-            rounds: Rounds::default(),
+            rounds: Rounds::new(reports),
             closing: None,
         }
     }

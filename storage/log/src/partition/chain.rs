@@ -17,6 +17,7 @@ use crate::{
     inbox::Control,
     paths,
     points::put_base_point,
+    pool::ShardPool,
     recovery::create_active,
     segment::Segment,
     shared::{Shared, Status},
@@ -71,6 +72,7 @@ pub(super) async fn seal_commit(inner: &Inner, next: SegmentSpec) -> Result<(), 
     let job = SealJob {
         shared: shared.clone(),
         tools: inner.tools.clone(),
+        pool: inner.tools.pool.for_shard(inner.inbox.health().clone()),
         frozen: admin.clone(),
         next,
     };
@@ -99,6 +101,7 @@ async fn remove_empty(inner: &Inner, segment: Arc<Segment>) {
 struct SealJob {
     shared: Arc<Shared>,
     tools: Tools,
+    pool: ShardPool,
     frozen: Option<Frozen>,
     next: SegmentSpec,
 }
@@ -121,7 +124,7 @@ impl SealJob {
         let dedupe = self.shared.dedupe.lock().clone();
         put_base_point(fs, dir, &self.next, (interval, wall_ms), &dedupe)?;
         // Syncs the directory.
-        create_active((fs, &self.tools.pool), dir, &self.next, interval, wall_ms)
+        create_active((fs, &self.pool), dir, &self.next, interval, wall_ms)
     }
 
     fn write_index(&self, fs: &dyn Fs, frozen: &Frozen) -> io::Result<()> {

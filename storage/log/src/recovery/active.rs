@@ -23,7 +23,7 @@ use crate::{
     paths,
     planted::{Bug, planted},
     points::put_base_point,
-    pool::Pool,
+    pool::ShardPool,
     scan::{
         BatchReader, BatchRule, SEEK_WINDOW_BYTES, Scan, ScanOptions, index_headers, rewrite, scan,
     },
@@ -111,7 +111,7 @@ pub(super) fn open(
 
 /// Makes the file of a new active segment, or takes an empty one that is there.
 pub(crate) fn create_active(
-    (fs, pool): (&dyn Fs, &Arc<Pool>),
+    (fs, pool): (&dyn Fs, &ShardPool),
     dir: &Path,
     spec: &SegmentSpec,
     index_interval: u32,

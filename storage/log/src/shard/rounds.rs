@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::Shard;
 use crate::{
     event::ShardFailure,
+    inbox::FailureReports,
     journal::{self, ENTRIES_MAX, Entry, Journal, RingFile, Round, RoundDone},
     planted::{Bug, planted},
     syncer::{self, SyncDone, SyncKind},
@@ -20,8 +21,9 @@ const TRIM_SEGMENTS: usize = 16;
 const JOURNAL_RETRY: Duration = Duration::from_secs(60);
 
 /// What is under way.
-#[derive(Default)]
 pub(super) struct Rounds {
+    /// Syncs of the shard's files that have failed elsewhere.
+    reports: FailureReports,
     in_place: Option<(syncer::Round, Duration)>,
     trim: Option<syncer::Round>,
     /// The journal is being made.
@@ -38,15 +40,29 @@ pub(super) enum Over {
     InPlace(Vec<SyncDone>),
     Trim(Vec<SyncDone>),
     Made(io::Result<RingFile>),
+    /// Not a round: a sync that was made elsewhere.
+    Failed(ShardFailure),
 }
 
 // === impl Rounds ===
 
 impl Rounds {
+    pub(super) fn new(reports: FailureReports) -> Self {
+        Self {
+            reports,
+            in_place: None,
+            trim: None,
+            making: None,
+            make_after: Duration::ZERO,
+            used_bytes: 0,
+        }
+    }
+
     /// Waits for the next one to be over; for ever if there is none.
     pub(super) async fn next(&mut self, journal: &mut Option<Journal>) -> Over {
         tokio::select! {
             biased;
+            Some(failure) = self.reports.recv() => Over::Failed(failure),
             done = journal_done(journal) => Over::Journal(done),
             done = in_place_done(&mut self.in_place) => Over::InPlace(done),
             done = trim_done(&mut self.trim) => Over::Trim(done),
@@ -114,6 +130,7 @@ impl Shard {
             Over::InPlace(done) => self.in_place_over(done),
             Over::Trim(done) => self.trim_over(done),
             Over::Made(made) => self.journal_made(made),
+            Over::Failed(failure) => self.fail(failure),
         }
     }
 
@@ -362,6 +379,9 @@ impl Shard {
     /// Syncs everything in its own file. Says whether that has succeeded.
     pub(super) async fn sync_all(&mut self) -> bool {
         loop {
+            if let Ok(failure) = self.rounds.reports.try_recv() {
+                self.fail(failure);
+            }
             self.start_rounds();
             if self.core.health.has_failed() {
                 return false;

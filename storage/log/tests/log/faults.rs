@@ -12,8 +12,8 @@ use mainstem_simulation::{Faults, SimFs};
 use tokio::sync::mpsc;
 
 use crate::support::{
-    Held, append, batch, batch_of, encoded, inline_env, options, run, segment_spec, spec, start,
-    values,
+    Held, append, batch, batch_of, encoded, inline_env, options, partition_id, run, segment_spec,
+    spec, start, values,
 };
 
 async fn open(fs: &SimFs, flush: Flush) -> (Log, Partition, mpsc::Receiver<LogEvent>) {
@@ -75,6 +75,44 @@ fn failed_sync_ends_acknowledgement_and_is_never_repeated_and_reads_go_on() {
             1
         );
         assert!(matches!(log.close().await, Err(LogError::NotClean)));
+    });
+}
+
+#[test]
+fn failed_sync_of_a_file_that_is_to_be_closed_ends_acknowledgement() {
+    run(async {
+        let fs = SimFs::new();
+        let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+        let options = LogOptions {
+            shards: 1,
+            ..options()
+        };
+        let (log, mut events) = start(&shared, options).await;
+        let mut partitions = Vec::new();
+        for index in 0..4 {
+            let mut spec = spec(Flush::Os);
+            spec.id = partition_id(index);
+            spec.segments[0].id = segment_spec(100 * index, 0).id;
+            partitions.push(log.open_partition(spec).await.unwrap());
+        }
+        fs.set_faults(Faults {
+            sync: true,
+            ..Faults::default()
+        });
+        // Nobody asks for a sync, but there are more files than may be open.
+        let mut last = Ok(0);
+        for partition in partitions.iter().cycle().take(20) {
+            last = put(partition, "a").await;
+        }
+        assert_eq!(last, Err(AppendError::ShardFailed));
+        assert!(matches!(
+            events.recv().await,
+            Some(LogEvent::ShardFailed { shard: 0, .. })
+        ));
+        assert!(log.health()[0].failure.is_some());
+        let syncs = fs.syncs();
+        assert!(matches!(log.close().await, Err(LogError::NotClean)));
+        assert_eq!(fs.syncs(), syncs);
     });
 }
 

@@ -1,15 +1,17 @@
 //! A disk that stalls under one shard stalls nobody who does not need that shard.
 
 use std::{
+    collections::HashSet,
     io::{self, IoSlice},
     path::Path,
     sync::Arc,
 };
 
 use mainstem_env::{DirEntry, DirLock, Env, File, Fs, MemFs, OpenMode, Space};
-use mainstem_log::{Flush, Log, LogOptions, Partition};
-use mainstem_record::PartitionId;
+use mainstem_log::{Flush, Log, LogError, LogOptions, Partition};
+use mainstem_record::{PartitionId, TopicId};
 use parking_lot::{Condvar, Mutex};
+use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::support::{append, batch, options, partition_id, segment_spec, spec, values};
@@ -21,6 +23,7 @@ const SHARDS: usize = 2;
 enum Stalled {
     Writes,
     Syncs,
+    Removals,
 }
 
 /// Holds calls back while it is closed.
@@ -109,6 +112,8 @@ impl Fs for GateFs {
         self.inner.remove_file(path)
     }
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.gate
+            .pass(Stalled::Removals, &path.display().to_string());
         self.inner.remove_dir_all(path)
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
@@ -212,16 +217,62 @@ async fn check(what: Stalled, tail_cache_bytes: usize) {
     assert_eq!(values(stalled).await, ["a", "b", "c", "d"]);
 }
 
-#[test]
-fn stall_of_one_shard_holds_up_neither_others_nor_readers_of_its_earlier_records() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+fn two_workers() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .unwrap();
+        .unwrap()
+}
+
+#[test]
+fn stall_of_one_shard_holds_up_neither_others_nor_readers_of_its_earlier_records() {
+    let runtime = two_workers();
     for what in [Stalled::Writes, Stalled::Syncs] {
         for tail_cache_bytes in [0, 1 << 20] {
             runtime.block_on(check(what, tail_cache_bytes));
         }
     }
+}
+
+#[test]
+fn slow_removal_of_a_topic_holds_up_nobody_who_looks_partitions_up() {
+    two_workers().block_on(async {
+        let fs = GateFs {
+            inner: MemFs::new(),
+            gate: Arc::default(),
+        };
+        let gate = fs.gate.clone();
+        let env = Env::real().with_fs(Arc::new(fs));
+        let registry = prometheus::Registry::new();
+        let started = Log::start(env.clone(), options(), &registry).await;
+        let (log, _events) = started.unwrap();
+        let mut kept = spec(Flush::Os);
+        kept.id.topic = TopicId(Uuid::from_u128(0xdef));
+        let partition = log.open_partition(kept.clone()).await.unwrap();
+        let gone = log.open_partition(spec(Flush::Os)).await.unwrap();
+        log.remove_partition(gone.id()).await.unwrap();
+        gate.close(Stalled::Removals, vec![gone.id().topic.0.to_string()]);
+        let remover = log.clone();
+        let known = HashSet::from([kept.id]);
+        let (sender, removal) = tokio::sync::oneshot::channel();
+        let work = async move {
+            let _ = sender.send(remover.remove_unknown(&known).await);
+        };
+        env.spawn("remove", work);
+        gate.wait_for_somebody();
+        // This changes the partitions, which waits for all who only look.
+        assert!(matches!(
+            log.open_partition(kept).await,
+            Err(LogError::AlreadyOpen(_))
+        ));
+        assert!(log.partition(partition.id()).is_some());
+        put(&partition, "a").await;
+        gate.open();
+        assert_eq!(removal.await.unwrap().unwrap(), 0);
+        // The directory is made again.
+        let again = log.open_partition(spec(Flush::Os)).await.unwrap();
+        put(&again, "b").await;
+        assert_eq!(values(&again).await, ["b"]);
+    });
 }
