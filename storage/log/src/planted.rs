@@ -46,8 +46,6 @@ pub enum Bug {
     NewestDropped,
     /// Compaction drops tombstones before their horizon.
     TombstoneEarly,
-    /// Compaction drops the newest batch of a producer.
-    SequenceDropped,
     /// A compacted segment gets its name before its bytes are synced.
     RenameBeforeSync,
     /// The directory of a compacted segment is not synced.
@@ -88,7 +86,7 @@ pub(crate) const fn planted(_: Bug) -> bool {
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 22] = [
         Self::EarlyAck,
         Self::EarlyRead,
         Self::NoSegmentSync,
@@ -109,7 +107,6 @@ impl Bug {
         Self::IndexOffByOne,
         Self::NewestDropped,
         Self::TombstoneEarly,
-        Self::SequenceDropped,
         Self::RenameBeforeSync,
         Self::NoSyncOfCompactedName,
     ];

@@ -32,7 +32,6 @@ fn history(bug: Bug, seed: u64) {
     match bug {
         Bug::NewestDropped
         | Bug::TombstoneEarly
-        | Bug::SequenceDropped
         | Bug::RenameBeforeSync
         | Bug::NoSyncOfCompactedName => {
             compaction::history(seed);
