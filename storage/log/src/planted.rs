@@ -46,6 +46,8 @@ pub enum Bug {
     NewestDropped,
     /// Compaction drops tombstones before their horizon.
     TombstoneEarly,
+    /// Compaction drops the newest batch of a producer.
+    SequenceDropped,
     /// A compacted segment gets its name before its bytes are synced.
     RenameBeforeSync,
     /// The directory of a compacted segment is not synced.
@@ -86,7 +88,7 @@ pub(crate) const fn planted(_: Bug) -> bool {
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::EarlyAck,
         Self::EarlyRead,
         Self::NoSegmentSync,
@@ -107,6 +109,7 @@ impl Bug {
         Self::IndexOffByOne,
         Self::NewestDropped,
         Self::TombstoneEarly,
+        Self::SequenceDropped,
         Self::RenameBeforeSync,
         Self::NoSyncOfCompactedName,
     ];

@@ -143,7 +143,7 @@ impl Filter {
             && header.delete_horizon().is_none()
             && (tombstones || (fate.is_empty_marker && kept > 0));
         let all = usize::try_from(header.record_count).unwrap_or(0);
-        let is_newest = self.newest.has(header);
+        let is_newest = self.newest.has(header) && !planted(Bug::SequenceDropped);
         if kept == 0 && !(ends_segment || is_newest) {
             return Ok(Kept::Nothing);
         }

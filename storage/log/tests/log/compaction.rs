@@ -402,7 +402,10 @@ impl World {
         if self.dice.one_in(2) {
             // All that index files say can be told from the batches.
             for entry in self.fs.read_dir(&self.dir()).unwrap() {
-                if entry.name.ends_with(".idx") {
+                if [".idx", ".snap"]
+                    .iter()
+                    .any(|kind| entry.name.ends_with(kind))
+                {
                     self.fs.remove_file(&self.dir().join(entry.name)).unwrap();
                 }
             }

@@ -32,6 +32,7 @@ fn history(bug: Bug, seed: u64) {
     match bug {
         Bug::NewestDropped
         | Bug::TombstoneEarly
+        | Bug::SequenceDropped
         | Bug::RenameBeforeSync
         | Bug::NoSyncOfCompactedName => {
             compaction::history(seed);
