@@ -13,9 +13,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mainstem-config", &["mainstem-env", "mainstem-record"]),
     // The log is told what to do: it never reads metadata or the configuration.
     ("mainstem-log", &["mainstem-env", "mainstem-record"]),
+    // Connections carry bodies that they do not read: no metadata and no log.
+    ("mainstem-peers", &["mainstem-env", "mainstem-record"]),
     (
         "mainstem-metadata",
-        &["mainstem-env", "mainstem-record", "mainstem-config"],
+        &[
+            "mainstem-env",
+            "mainstem-record",
+            "mainstem-config",
+            "mainstem-peers",
+        ],
     ),
     (
         "mainstem-broker",
@@ -24,6 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "mainstem-record",
             "mainstem-config",
             "mainstem-log",
+            "mainstem-peers",
             "mainstem-metadata",
         ],
     ),
@@ -41,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "mainstem-record",
             "mainstem-config",
             "mainstem-log",
+            "mainstem-peers",
             "mainstem-metadata",
             "mainstem-broker",
             "mainstem-net",
@@ -85,6 +94,8 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("openraft", &["mainstem-metadata"]),
     ("kafka-protocol", &["mainstem-kafka"]),
     ("tokio-tungstenite", &["mainstem-mqtt"]),
+    ("hmac", &["mainstem-peers"]),
+    ("sha2", &["mainstem-peers"]),
     ("axum", &["mainstem"]),
     ("clap", &["mainstem"]),
 ];
