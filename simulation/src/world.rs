@@ -32,9 +32,7 @@ pub fn run<T, F: Future<Output = T>>(seed: u64, body: impl FnOnce(World) -> F) -
     let clock = SimClock::new();
     let timers = clock.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
-        // The metadata's Raft has tokio's timers. They keep real time, and a lone voter decides
-        // nothing by them.
-        .enable_time()
+        // Without tokio's timers: whoever takes one fails, instead of waiting in real time.
         .on_thread_park(move || {
             assert!(
                 timers.advance_to_next_timer(),

@@ -1,8 +1,7 @@
 //! A whole node, both protocols included, on a disk that forgets what is not synced, at random
 //! moments: what was acknowledged must be there.
 //!
-//! `BROKER_SEED` replays one seed, `BROKER_SEEDS` sets how many are run. One seed gives the same
-//! history except where the metadata's Raft, which keeps real time, gets its turn.
+//! `BROKER_SEED` replays one seed, `BROKER_SEEDS` sets how many are run.
 
 #![allow(
     clippy::unwrap_used,

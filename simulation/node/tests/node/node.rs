@@ -135,7 +135,7 @@ impl Node {
         let _ = self.log.close().await;
     }
 
-    /// Ends the metadata's Raft, whose tasks are not the process's: nothing may go on after it.
+    /// Ends the metadata's Raft and closes its store.
     pub(crate) async fn stop_metadata(&self) {
         // It only matters that it stops.
         let _ = self.metadata.close().await;

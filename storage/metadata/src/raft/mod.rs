@@ -2,13 +2,14 @@
 //! [`crate::apply`].
 //!
 //! Nothing outside this folder names openraft: the service uses [`MetadataLog`](crate::log::MetadataLog).
-//! openraft starts its own few tasks and timers on the current tokio runtime; storage goes through
-//! the injected environment.
+//! openraft's tasks, timers and randomness ([`runtime`]) and its storage go through the injected
+//! environment.
 
 mod check;
 mod log_store;
 mod network;
 mod node;
+mod runtime;
 mod state_machine;
 
 #[cfg(test)]
@@ -43,7 +44,7 @@ openraft::declare_raft_types!(
         Node = openraft::BasicNode,
         Entry = openraft::Entry<Types>,
         SnapshotData = Cursor<Vec<u8>>,
-        AsyncRuntime = openraft::TokioRuntime,
+        AsyncRuntime = runtime::EnvRuntime,
 );
 
 /// What applying an entry gave; `None` for entries that are Raft's own.

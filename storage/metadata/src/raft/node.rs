@@ -16,9 +16,10 @@ use openraft::{
 };
 
 use super::{
-    NodeId, Published, Types,
+    NodeId, Published,
     log_store::LogStore,
     network::Alone,
+    runtime::EnvRaft,
     state_machine::{State, StateMachine},
 };
 use crate::{
@@ -43,7 +44,7 @@ const LEADER_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The metadata log of this node.
 pub(crate) struct RaftLog {
     env: Env,
-    raft: Raft<Types>,
+    raft: EnvRaft,
     store: Arc<dyn Store>,
     committed: Arc<AtomicU64>,
     closing: AtomicBool,
@@ -67,7 +68,7 @@ impl RaftLog {
         let machine = StateMachine::new(env.clone(), Arc::clone(&store), published, state);
         let log = LogStore::new(env.clone(), Arc::clone(&store), Arc::clone(&committed));
         let config = Arc::new(config()?);
-        let raft = Raft::new(node, config, Alone, log, machine)
+        let raft = EnvRaft::start(&env, Raft::new(node, config, Alone, log, machine))
             .await
             .map_err(raft_failed)?;
         let this = Self {
@@ -86,11 +87,14 @@ impl RaftLog {
     }
 
     async fn lead(&self, node: NodeId) -> Result<(), MetadataError> {
-        if !self.raft.is_initialized().await.map_err(raft_failed)? {
+        let initialized = self.raft.call(|raft| raft.is_initialized()).await;
+        if !initialized.map_err(raft_failed)? {
             let members = BTreeMap::from([(node, BasicNode::default())]);
-            self.raft.initialize(members).await.map_err(raft_failed)?;
+            let made = self.raft.call(|raft| raft.initialize(members)).await;
+            made.map_err(raft_failed)?;
         }
-        self.raft.trigger().elect().await.map_err(raft_failed)?;
+        let elected = self.raft.call(async |raft| raft.trigger().elect().await);
+        elected.await.map_err(raft_failed)?;
         let mut metrics = self.raft.metrics();
         let leads = metrics.wait_for(|metrics| {
             metrics.state == ServerState::Leader || metrics.running_state.is_err()
@@ -107,7 +111,8 @@ impl RaftLog {
         if self.closing.load(Ordering::Acquire) {
             return Err(ProposeError::Unavailable(Unavailability::Closing));
         }
-        match self.raft.client_write(Envelope::new(command)).await {
+        let envelope = Envelope::new(command);
+        match self.raft.call(|raft| raft.client_write(envelope)).await {
             // Raft's own entries are never proposed here, so a command always has an outcome.
             Ok(response) => response
                 .data
@@ -131,7 +136,7 @@ impl RaftLog {
     }
 
     #[cfg(test)]
-    pub(super) fn raft(&self) -> &Raft<Types> {
+    pub(super) fn raft(&self) -> &EnvRaft {
         &self.raft
     }
 }
@@ -158,7 +163,8 @@ impl MetadataLog for RaftLog {
     fn close(&self) -> BoxFuture<'_, Result<(), MetadataError>> {
         Box::pin(async {
             self.closing.store(true, Ordering::Release);
-            self.raft.shutdown().await.map_err(raft_failed)?;
+            let stopped = self.raft.call(|raft| raft.shutdown()).await;
+            stopped.map_err(raft_failed)?;
             on_store(&self.env, &self.store, |store| store.close())
                 .await
                 .map_err(|error| match error {

@@ -6,6 +6,7 @@ use openraft::testing::{StoreBuilder, Suite};
 use super::{
     Published, RaftLog, StorageResult, Types, check,
     log_store::LogStore,
+    runtime::within_sync,
     state_machine::{State, StateMachine},
 };
 use crate::{
@@ -30,24 +31,31 @@ impl<G: Send + Sync> StoreBuilder<Types, LogStore, StateMachine, G> for Builder<
 
 #[test]
 fn memory_store_passes_the_suite_of_openraft() {
-    Suite::test_all(Builder(|| ((), Arc::new(MemoryStore::default())))).expect("suite");
+    let builder = Builder(|| ((), Arc::new(MemoryStore::default()) as Arc<dyn Store>));
+    within_sync(&Env::real(), || Suite::test_all(builder).expect("suite"));
 }
 
 #[cfg(feature = "rocksdb")]
 #[test]
 fn rocksdb_store_passes_the_suite_of_openraft() {
-    Suite::test_all(Builder(|| {
+    let builder = Builder(|| {
         let dir = tempfile::tempdir().expect("dir");
         let store = crate::store::RocksStore::open(&dir.path().join("db"), true).expect("open");
-        (dir, Arc::new(store))
-    }))
-    .expect("suite");
+        (dir, Arc::new(store) as Arc<dyn Store>)
+    });
+    within_sync(&Env::real(), || Suite::test_all(builder).expect("suite"));
 }
 
 async fn start(store: &Arc<dyn Store>) -> (RaftLog, Arc<Published>) {
     let published = Arc::new(Published::default());
     let log = RaftLog::start(Env::real(), 1, Arc::clone(store), Arc::clone(&published)).await;
     (log.expect("start"), published)
+}
+
+/// Stops Raft and leaves the store open.
+async fn stop(log: &RaftLog) {
+    let stopped = log.raft().call(|raft| raft.shutdown()).await;
+    stopped.expect("stop");
 }
 
 /// A stored log id of term 1.
@@ -70,7 +78,7 @@ async fn a_restart_applies_everything_that_was_committed() {
             .await
             .expect("propose");
     }
-    log.raft().shutdown().await.expect("stop");
+    stop(&log).await;
     // Even if the crash took what was not synced: which entries were committed.
     let first = log_id(1);
     store
@@ -111,7 +119,7 @@ async fn the_log_is_trimmed_behind_a_snapshot_and_a_restart_needs_no_more() {
         .ok();
     assert!(store.read(0, u64::MAX, usize::MAX).expect("read").len() < 6_000);
     let image = published.image();
-    log.raft().shutdown().await.expect("stop");
+    stop(&log).await;
 
     check(&*store).expect("sound");
     let (log, published) = start(&store).await;
@@ -127,7 +135,7 @@ async fn a_store_that_lost_something_is_refused() {
     for _ in 0..5 {
         log.propose(Command::Barrier).await.expect("propose");
     }
-    log.raft().shutdown().await.expect("stop");
+    stop(&log).await;
     let entries = store.read(0, u64::MAX, usize::MAX).expect("read");
 
     store.truncate(4).expect("truncate");
@@ -159,7 +167,7 @@ async fn a_store_that_lost_something_is_refused() {
 async fn a_first_start_that_died_before_its_vote_is_finished() {
     let store = memory();
     let (log, _) = start(&store).await;
-    log.raft().shutdown().await.expect("stop");
+    stop(&log).await;
     let entries = store.read(0, 2, usize::MAX).expect("read");
 
     let store = memory();
@@ -167,7 +175,7 @@ async fn a_first_start_that_died_before_its_vote_is_finished() {
     assert!(check(&*store).expect("sound"), "nothing was voted");
     let (log, _) = start(&store).await;
     assert_eq!(log.propose(Command::Barrier).await, Ok(Applied::Barrier));
-    log.raft().shutdown().await.expect("stop");
+    stop(&log).await;
 
     let store = memory();
     store.append(&entries).expect("append");
