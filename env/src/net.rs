@@ -28,6 +28,13 @@ pub trait Net: Send + Sync {
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
     /// Connects.
     fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Stream>>>;
+    /// The addresses that `host:port` stands for, in the order in which they should be tried.
+    ///
+    /// Where there are no names (simulation) only IP addresses have any.
+    fn resolve<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        let parsed = address.parse().map_err(io::Error::other);
+        Box::pin(async { Ok(vec![parsed?]) })
+    }
 }
 
 /// The operating system's TCP, on tokio.
@@ -60,6 +67,10 @@ impl Net for RealNet {
             stream.set_nodelay(true)?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         })
+    }
+
+    fn resolve<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { Ok(tokio::net::lookup_host(address).await?.collect()) })
     }
 }
 

@@ -97,6 +97,9 @@ pub enum Unreachable {
     /// The name of its address has no address.
     #[error("its name cannot be resolved: {0}")]
     Unresolved(String),
+    /// It has no loopback address, and this node has no secret to show there.
+    #[error("it has no loopback address, which needs cluster.secret")]
+    SecretNeeded,
     /// The network said no.
     #[error("the connection failed: {0}")]
     Failed(String),
@@ -159,6 +162,12 @@ pub enum HandshakeError {
     /// The other side takes no more connections.
     #[error("the other side has too many connections")]
     TooMany,
+    /// The other side said nothing for too long.
+    #[error("the other side said nothing for too long")]
+    TimedOut,
+    /// The connection ended before the handshake did.
+    #[error("the connection ended before the handshake did")]
+    Ended,
     /// The bytes are none of a handshake: another program, or a broken one.
     #[error("what was received is no handshake: {0}")]
     Malformed(&'static str),

@@ -41,8 +41,8 @@ pub trait Handler: Send + Sync + 'static {
         body: Bytes,
     ) -> BoxFuture<'a, Result<Bytes, Refusal>>;
 
-    /// Serves a stream until it ends; dropping `stream` closes it. It should return when the
-    /// stream ends from the other side. A refusal is told to the opener.
+    /// Serves a stream until it ends; dropping `stream` closes it, [`PeerStream::refuse`] also tells
+    /// why. It should return when the stream ends from the other side.
     ///
     /// A service without streams keeps this default, which refuses.
     fn stream<'a>(
@@ -50,14 +50,13 @@ pub trait Handler: Send + Sync + 'static {
         from: &'a PeerIdentity,
         hello: Bytes,
         stream: PeerStream,
-    ) -> BoxFuture<'a, Result<(), Refusal>> {
-        let _ = (from, hello, stream);
-        Box::pin(async {
-            Err(Refusal {
-                code: Refusal::NO_STREAMS,
-                text: "this service has no streams".to_owned(),
-            })
-        })
+    ) -> BoxFuture<'a, ()> {
+        let _ = (from, hello);
+        stream.refuse(Refusal {
+            code: Refusal::NO_STREAMS,
+            text: "this service has no streams".to_owned(),
+        });
+        Box::pin(std::future::ready(()))
     }
 }
 
@@ -117,6 +116,8 @@ impl Lane {
 // === impl Refusal ===
 
 impl Refusal {
-    /// The code of a service that has no streams, or no calls.
+    /// The code of a service that has no streams.
     pub const NO_STREAMS: u16 = u16::MAX;
+    /// The code of an answer that is longer than [`crate::BODY_BYTES_MAX`].
+    pub const ANSWER_TOO_LARGE: u16 = u16::MAX - 1;
 }

@@ -1,0 +1,4 @@
+//! Peers over the loopback network.
+
+mod calls;
+mod common;
