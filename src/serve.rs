@@ -354,6 +354,11 @@ mod tests {
             directory_id: identity.directory_id,
             expected: None,
             listeners: Default::default(),
+            peer: None,
+            roles: Default::default(),
+            intact: None,
+            directory_life: None,
+            request: Default::default(),
         };
         metadata.propose(register).await.expect("registered");
         let (log, _events) = start().await.expect("it is there");

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mainstem_metadata::{ApplyError, Command, Image, NewSegment, ProposeError, Topic, TopicOrigin};
+use mainstem_metadata::{
+    ApplyError, Command, Image, NewSegment, ProposeError, SegmentFlush, Topic, TopicOrigin,
+};
 use mainstem_record::{BrokerId, PartitionId, PartitionIndex, TopicId};
 use uuid::Uuid;
 
@@ -172,6 +174,9 @@ impl Core {
         let id = TopicId(Uuid::from_bytes(self.env.random_uuid()));
         let segments = (0..new.partitions).map(|_| NewSegment {
             id: self.new_segment_id(),
+            replicas: vec![],
+            leader: None,
+            flush: SegmentFlush::Os,
         });
         let command = Command::CreateTopic {
             id,
@@ -229,6 +234,9 @@ impl Core {
         let _guard = self.topics_change.lock().await;
         let add = (present..total).map(|_| NewSegment {
             id: self.new_segment_id(),
+            replicas: vec![],
+            leader: None,
+            flush: SegmentFlush::Os,
         });
         let command = Command::CreatePartitions {
             topic,

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::{HashMap, OrdMap, Vector};
 use mainstem_record::{
-    BrokerId, Incarnation, LeaderEpoch, Offset, PartitionId, SegmentId, TimestampMs, TopicId,
+    BrokerId, Incarnation, LeaderEpoch, Member, Offset, PartitionId, SegmentId, TimestampMs,
+    TopicId,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -45,6 +46,35 @@ pub struct Broker {
     pub directory_id: Uuid,
     /// Where clients reach it, by listener name (`"kafka"`).
     pub listeners: BTreeMap<String, Endpoint>,
+    /// Where other nodes reach it, as `host:port`; `None` if it takes no connections of nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// What it takes part in.
+    #[serde(default)]
+    pub roles: Roles,
+    /// Its session is over: it leads nothing and is in no ISR of an active segment.
+    #[serde(default)]
+    pub fenced: bool,
+    /// It is about to stop: nothing new is placed on it.
+    #[serde(default)]
+    pub draining: bool,
+    /// It was declared lost and has not registered since: its present incarnation is one that nobody
+    /// lives.
+    #[serde(default)]
+    pub lost: bool,
+    /// The request that registered it; nil if a build that knew formats 1 and 2 did.
+    #[serde(default)]
+    pub request: Uuid,
+}
+
+/// What a node takes part in (`process.roles`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roles {
+    /// It may vote on and lead the metadata log.
+    pub controller: bool,
+    /// It may hold segments and serve clients.
+    pub broker: bool,
 }
 
 /// A host and a port that clients connect to.
@@ -119,10 +149,29 @@ pub struct SegmentRecord {
     pub leader_incarnation: Incarnation,
     /// The brokers that hold it.
     pub replicas: Vec<BrokerId>,
-    /// The replicas that are in sync. An entry whose incarnation is not the broker's current one
-    /// does not count.
-    pub isr: Vec<(BrokerId, Incarnation)>,
-    /// How many in-sync replicas acks=all needs.
+    /// The replicas that are in sync, while it is open. An entry whose incarnation is not the broker's
+    /// current one does not exist ([`Image::is_current`]).
+    pub isr: Vec<Member>,
+    /// Eligible leader replicas, while it is open: they hold everything below the high watermark,
+    /// since it has not moved since they left the ISR. Entries as in `isr`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elr: Vec<Member>,
+    /// The lives that lost data since the ISR last had `min_insync` members. Kept in a segment that
+    /// was sealed because of it (`lossy`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<Member>,
+    /// When its replicas sync, for its whole life.
+    #[serde(default)]
+    pub flush: SegmentFlush,
+    /// Once sealed, who holds all of it. Entries as in `isr`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub complete: Vec<Complete>,
+    /// Records after its end may have been read and are lost: the next segment begins 2^32 further
+    /// on (seal protocol R37).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lossy: bool,
+    /// How many in-sync replicas the high watermark needs to move: `min.insync.replicas`, at most the
+    /// number of replicas.
     pub min_insync: i16,
     /// Bytes, once sealed; 0 before.
     pub bytes: u64,
@@ -133,6 +182,30 @@ pub struct SegmentRecord {
     /// What compaction has made of it; `None` if it is as it was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compaction: Option<Compaction>,
+}
+
+/// A replica that holds all of a sealed segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Complete {
+    /// The broker.
+    pub broker: BrokerId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Whether the copy is synced, so that it outlives a power cut.
+    pub durable: bool,
+}
+
+/// When the replicas of a segment sync what they write (`mainstem.flush`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum SegmentFlush {
+    /// When the operating system likes to; also what segments of formats 1 and 2 are taken for.
+    #[default]
+    Os,
+    /// After so many bytes or so long.
+    Interval,
+    /// Before anything is acknowledged.
+    Always,
 }
 
 /// What is known of a segment that was compacted, alone or together with its neighbours. Its offsets
@@ -213,6 +286,44 @@ impl Image {
         let index = usize::try_from(id.index.0).ok()?;
         self.topic_by_id(id.topic)?.partitions.get(index)
     }
+
+    /// A broker in its present life.
+    pub fn member(&self, broker: BrokerId) -> Option<Member> {
+        let incarnation = self.brokers.get(&broker)?.incarnation;
+        Some(Member::new(broker, incarnation))
+    }
+
+    /// Whether it is that broker's present life: an entry of another one does not exist.
+    pub fn is_current(&self, member: Member) -> bool {
+        self.member(member.broker) == Some(member)
+    }
+
+    /// The entries of `members` that exist.
+    pub fn current<'a>(&'a self, members: &'a [Member]) -> impl Iterator<Item = Member> + use<'a> {
+        let members = members.iter().copied();
+        members.filter(|member| self.is_current(*member))
+    }
+}
+
+// === impl Roles ===
+
+impl Default for Roles {
+    /// Both, as every node of formats 1 and 2 was.
+    fn default() -> Self {
+        Self {
+            controller: true,
+            broker: true,
+        }
+    }
+}
+
+// === impl Complete ===
+
+impl Complete {
+    /// Whose copy it is.
+    pub fn member(&self) -> Member {
+        Member::new(self.broker, self.incarnation)
+    }
 }
 
 // === impl PartitionRecord ===
@@ -273,6 +384,16 @@ impl PartitionRecord {
 // === impl SegmentRecord ===
 
 impl SegmentRecord {
+    /// The broker that writes it, in the life that does.
+    pub fn leader_member(&self) -> Member {
+        Member::new(self.leader, self.leader_incarnation)
+    }
+
+    /// [`Self::min_insync`], to compare counts with.
+    pub fn min_insync_count(&self) -> usize {
+        usize::try_from(self.min_insync).unwrap_or(0).max(1)
+    }
+
     /// The lowest leader epoch that a batch in it may have.
     pub fn first_epoch(&self) -> LeaderEpoch {
         let compaction = self.compaction.as_ref();
@@ -315,7 +436,12 @@ mod tests {
             leader: BrokerId(1),
             leader_incarnation: Incarnation(1),
             replicas: vec![BrokerId(1)],
-            isr: vec![(BrokerId(1), Incarnation(1))],
+            isr: vec![Member::new(BrokerId(1), Incarnation(1))],
+            elr: vec![],
+            lost: vec![],
+            flush: SegmentFlush::Os,
+            complete: vec![],
+            lossy: false,
             min_insync: 1,
             bytes: 0,
             max_timestamp: TimestampMs::NONE,

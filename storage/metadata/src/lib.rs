@@ -23,19 +23,23 @@ pub mod identity;
 pub mod image;
 mod log;
 mod raft;
+pub mod rules;
 mod service;
 mod snapshot;
 mod store;
 
 pub use apply::apply;
 pub use command::{
-    Applied, ApplyError, Command, NewSegment, Opened, ReplacementSegment, SealAndOpen,
+    AlterIsr, Answer, Applied, ApplyError, BeginSeal, Command, CommitSeal, EvictReplica,
+    NewSegment, NextSegment, Opened, RemoveCopy, ReplacementSegment, SealAndOpen,
+    SealAndOpenSingle, SealReason, SegmentCopy,
 };
 pub use error::{IdentityDamage, MetadataError, ProposeError, StoreError, Unavailability};
 pub use identity::Identity;
 pub use image::{
-    Broker, Compaction, Endpoint, EpochEnd, Image, PartitionRecord, Route, RouteTarget,
-    SegmentRecord, SegmentState, Topic, TopicOrigin,
+    Broker, Compaction, Complete, Endpoint, EpochEnd, Image, PartitionRecord, Roles, Route,
+    RouteTarget, SegmentFlush, SegmentRecord, SegmentState, Topic, TopicOrigin,
 };
+pub use rules::Rule;
 pub use service::{Metadata, MetadataHealth, MetadataOptions, STORE_DIR, StoreKind};
 pub use store::MemoryDisk;

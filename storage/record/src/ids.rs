@@ -101,6 +101,34 @@ impl fmt::Display for PartitionId {
     }
 }
 
+/// One life of a broker: what the lists of in-sync, eligible and complete replicas hold.
+///
+/// Metadata formats 1 and 2 store it as the list `[broker, incarnation]`, which reading takes too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Member {
+    /// The broker.
+    pub broker: BrokerId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+}
+
+impl Member {
+    /// This life of that broker.
+    #[must_use]
+    pub const fn new(broker: BrokerId, incarnation: Incarnation) -> Self {
+        Self {
+            broker,
+            incarnation,
+        }
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.broker, self.incarnation)
+    }
+}
+
 impl Offset {
     /// The first offset of a partition.
     pub const ZERO: Self = Self(0);

@@ -29,7 +29,7 @@ pub use builder::{BatchBuilder, BatchOptions, EncodedRecord};
 pub use compression::{Codec, CodecError, compress, decompress};
 pub use control::{ControlType, control_type};
 pub use ids::{
-    BrokerId, Incarnation, LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerEpoch,
+    BrokerId, Incarnation, LeaderEpoch, Member, Offset, PartitionId, PartitionIndex, ProducerEpoch,
     ProducerId, SegmentId, Sequence, TimestampMs, TopicId,
 };
 pub use partitioner::{murmur2, partition_for_key};

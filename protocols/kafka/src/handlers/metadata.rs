@@ -122,7 +122,12 @@ fn find(call: &Call<'_>, asked: &Asked) -> Option<TopicFacts> {
                 .map(|segment| segment.replicas.clone())
                 .unwrap_or_default(),
             in_sync: active
-                .map(|segment| segment.isr.iter().map(|(id, _)| *id).collect())
+                .map(|segment| {
+                    image
+                        .current(&segment.isr)
+                        .map(|member| member.broker)
+                        .collect()
+                })
                 .unwrap_or_default(),
         }
     });

@@ -1,12 +1,12 @@
 //! Rolling: the seal of the active segment and the opening of the next one, decided in metadata.
 //!
-//! Order: freeze and sync the active segment, commit `SealAndOpen`, then open the next segment. A
+//! Order: freeze and sync the active segment, commit `SealAndOpenSingle`, then open the next segment. A
 //! crash before the commit leaves the old segment active; after it the chain says where the old one
 //! ends, and the log makes the next file when it opens the partition.
 
 use mainstem_log::{Partition, SealInfo, SegmentSpec};
 use mainstem_metadata::{
-    Applied, Command, PartitionRecord, ProposeError, SealAndOpen, SegmentRecord,
+    Applied, Command, PartitionRecord, ProposeError, SealAndOpenSingle, SegmentRecord,
 };
 use mainstem_record::{PartitionId, SegmentId};
 
@@ -90,7 +90,7 @@ impl Core {
             .map(|((partition, active, info), next)| {
                 self.seal_command(partition.id(), active, info, *next)
             });
-        let command = Command::SealAndOpen {
+        let command = Command::SealAndOpenSingle {
             seals: seals.collect(),
         };
         let applied = match self.metadata.propose(command).await {
@@ -168,8 +168,8 @@ impl Core {
         active: &SegmentRecord,
         info: &SealInfo,
         next: SegmentId,
-    ) -> SealAndOpen {
-        SealAndOpen {
+    ) -> SealAndOpenSingle {
+        SealAndOpenSingle {
             partition,
             segment: active.id,
             version: active.version,

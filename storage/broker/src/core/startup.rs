@@ -11,11 +11,12 @@ use std::{
 };
 
 use mainstem_log::LogEvent;
-use mainstem_metadata::{Applied, Command, Endpoint, Topic};
+use mainstem_metadata::{Applied, Command, Endpoint, Roles, Topic};
 use mainstem_record::{PartitionId, PartitionIndex};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 use super::{BrokerDeps, BrokerError, Core, PARTITIONS_AT_ONCE};
 
@@ -133,6 +134,11 @@ async fn register(deps: &BrokerDeps) -> Result<mainstem_record::Incarnation, Bro
         directory_id: deps.directory_id,
         expected,
         listeners: BTreeMap::from([("kafka".to_owned(), endpoint)]),
+        peer: None,
+        roles: Roles::default(),
+        intact: None,
+        directory_life: None,
+        request: Uuid::nil(),
     };
     match deps.metadata.propose(command).await? {
         Applied::Registered { incarnation } => Ok(incarnation),

@@ -6,7 +6,8 @@ use mainstem_config::Config;
 use mainstem_env::{Env, MemFs};
 use mainstem_log::{Ack, Append, Log, LogOptions, Partition};
 use mainstem_metadata::{
-    Command, Metadata, MetadataOptions, NewSegment, SealAndOpen, StoreKind, TopicOrigin,
+    Command, Metadata, MetadataOptions, NewSegment, SealAndOpenSingle, SegmentFlush, StoreKind,
+    TopicOrigin,
 };
 use mainstem_record::{
     EncodedRecord, Offset, PartitionId, PartitionIndex, SegmentId, TimestampMs, TopicId,
@@ -124,7 +125,7 @@ async fn seal_of_unknown_outcome_stays_frozen_until_it_is_known_and_then_goes_on
         core.writable_partition(id).err(),
         Some(ErrorCode::KafkaStorageError)
     );
-    let seal = SealAndOpen {
+    let seal = SealAndOpenSingle {
         partition: id,
         segment: active.id,
         version: active.version,
@@ -136,7 +137,7 @@ async fn seal_of_unknown_outcome_stays_frozen_until_it_is_known_and_then_goes_on
         leader: core.node_id(),
         leader_incarnation: core.incarnation,
     };
-    let command = Command::SealAndOpen { seals: vec![seal] };
+    let command = Command::SealAndOpenSingle { seals: vec![seal] };
     core.metadata.propose(command).await.expect("applied");
     core.resume_failed().await;
     assert_eq!(core.failed_count(), 0);
@@ -160,6 +161,9 @@ async fn topics_of_callers_that_went_away_are_opened_and_removed() {
         configs: BTreeMap::new(),
         partitions: vec![NewSegment {
             id: core.new_segment_id(),
+            replicas: vec![],
+            leader: None,
+            flush: SegmentFlush::Os,
         }],
         leader: core.node_id(),
     };

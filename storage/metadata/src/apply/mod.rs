@@ -19,7 +19,9 @@ use uuid::Uuid;
 
 use crate::{
     command::{Applied, ApplyError, Command},
-    image::{Broker, Endpoint, Image, PartitionRecord, Route, RouteTarget, SegmentState, Topic},
+    image::{
+        Broker, Endpoint, Image, PartitionRecord, Roles, Route, RouteTarget, SegmentState, Topic,
+    },
 };
 
 /// Bytes of a topic name, as in Kafka.
@@ -60,6 +62,7 @@ pub fn apply(image: &mut Image, index: u64, command: &Command) -> Result<Applied
             directory_id,
             expected,
             listeners,
+            ..
         } => register_broker(image, *broker, *directory_id, *expected, listeners),
         Command::CreateTopic { .. } => topics::create(image, command),
         Command::DeleteTopic { id } => topics::delete(image, *id),
@@ -75,12 +78,26 @@ pub fn apply(image: &mut Image, index: u64, command: &Command) -> Result<Applied
             image.broker_configs = topics::altered(&image.broker_configs, set, delete)?;
             Ok(Applied::ConfigsAltered)
         }
-        Command::SealAndOpen { seals } => Ok(Applied::SealedAndOpened {
+        Command::SealAndOpenSingle { seals } => Ok(Applied::SealedAndOpened {
             results: seals
                 .iter()
                 .map(|seal| segments::seal_and_open(image, seal))
                 .collect(),
         }),
+        Command::FenceBroker { .. }
+        | Command::UnfenceBroker { .. }
+        | Command::DrainBroker { .. }
+        | Command::DeclareLost { .. }
+        | Command::UnregisterBroker { .. }
+        | Command::AlterIsr { .. }
+        | Command::EvictReplicas { .. }
+        | Command::BeginSeal { .. }
+        | Command::CommitSeal { .. }
+        | Command::SealAndOpen { .. }
+        | Command::UncleanRecover { .. }
+        | Command::AddComplete { .. }
+        | Command::MarkDurable { .. }
+        | Command::RemoveComplete { .. } => Err(ApplyError::Unsupported),
         Command::DeleteSegments {
             partition,
             segments,
@@ -154,6 +171,12 @@ fn register_broker(
         incarnation,
         directory_id,
         listeners: listeners.clone(),
+        peer: None,
+        roles: Roles::default(),
+        fenced: false,
+        draining: false,
+        lost: false,
+        request: Uuid::nil(),
     };
     image.brokers.insert(id, broker);
     stop_segments_led_by(image, id);

@@ -4,16 +4,21 @@
 //! and one open segment, the last.
 
 use imbl::Vector;
-use mainstem_record::{LeaderEpoch, Offset, PartitionId, SegmentId, TimestampMs};
+use mainstem_record::{LeaderEpoch, Member, Offset, PartitionId, SegmentId, TimestampMs};
 
 use super::{find_partition, partition_mut, topics::min_insync};
 use crate::{
-    command::{Applied, ApplyError, Opened, ReplacementSegment, SealAndOpen},
-    image::{Compaction, EpochEnd, Image, PartitionRecord, SegmentRecord, SegmentState},
+    command::{Applied, ApplyError, Opened, ReplacementSegment, SealAndOpenSingle},
+    image::{
+        Compaction, EpochEnd, Image, PartitionRecord, SegmentFlush, SegmentRecord, SegmentState,
+    },
 };
 
 /// Seals the open segment of one partition and opens the next.
-pub(super) fn seal_and_open(image: &mut Image, seal: &SealAndOpen) -> Result<Opened, ApplyError> {
+pub(super) fn seal_and_open(
+    image: &mut Image,
+    seal: &SealAndOpenSingle,
+) -> Result<Opened, ApplyError> {
     let partition = find_partition(image, seal.partition)?;
     let open = check_seal(image, partition, seal)?;
     let topic = image
@@ -29,7 +34,12 @@ pub(super) fn seal_and_open(image: &mut Image, seal: &SealAndOpen) -> Result<Ope
         leader: seal.leader,
         leader_incarnation: seal.leader_incarnation,
         replicas: open.replicas.clone(),
-        isr: vec![(seal.leader, seal.leader_incarnation)],
+        isr: vec![Member::new(seal.leader, seal.leader_incarnation)],
+        elr: vec![],
+        lost: vec![],
+        flush: SegmentFlush::Os,
+        complete: vec![],
+        lossy: false,
         min_insync: min_insync(&topic.configs, &image.broker_configs),
         bytes: 0,
         max_timestamp: TimestampMs::NONE,
@@ -69,7 +79,7 @@ pub(super) fn seal_and_open(image: &mut Image, seal: &SealAndOpen) -> Result<Ope
 fn check_seal<'a>(
     image: &Image,
     partition: &'a PartitionRecord,
-    seal: &SealAndOpen,
+    seal: &SealAndOpenSingle,
 ) -> Result<&'a SegmentRecord, ApplyError> {
     let open = partition.active();
     let current = open.map(|open| open.id);

@@ -3,12 +3,12 @@
 mod random;
 mod topics;
 
-use mainstem_record::{LeaderEpoch, Offset, PartitionIndex, SegmentId, TimestampMs};
+use mainstem_record::{LeaderEpoch, Member, Offset, PartitionIndex, SegmentId, TimestampMs};
 
 use super::*;
 use crate::{
-    command::{NewSegment, Opened, ReplacementSegment, SealAndOpen},
-    image::{SegmentRecord, TopicOrigin},
+    command::{NewSegment, Opened, ReplacementSegment, SealAndOpenSingle},
+    image::{SegmentFlush, SegmentRecord, TopicOrigin},
 };
 
 const BROKER: BrokerId = BrokerId(1);
@@ -48,19 +48,17 @@ impl Log {
     }
 
     fn create(&mut self, topic: u128, partitions: usize) -> Result<Applied, ApplyError> {
-        let new = (0..partitions)
-            .map(|_| NewSegment { id: self.fresh() })
-            .collect();
+        let new = (0..partitions).map(|_| new_segment(self.fresh())).collect();
         let command = creation(topic, &format!("t{topic}"), new);
         self.apply(&command)
     }
 
     /// A seal of the open segment that is right in every field.
-    fn seal(&mut self, id: PartitionId, records: i64) -> Option<SealAndOpen> {
+    fn seal(&mut self, id: PartitionId, records: i64) -> Option<SealAndOpenSingle> {
         let next = self.fresh();
         let incarnation = self.image.brokers.get(&BROKER)?.incarnation;
         let open = self.image.partition(id)?.active()?;
-        Some(SealAndOpen {
+        Some(SealAndOpenSingle {
             partition: id,
             segment: open.id,
             version: open.version,
@@ -79,8 +77,8 @@ impl Log {
         self.seal_one(seal).expect("sealed")
     }
 
-    fn seal_one(&mut self, seal: SealAndOpen) -> Result<Opened, ApplyError> {
-        match self.apply(&Command::SealAndOpen { seals: vec![seal] }) {
+    fn seal_one(&mut self, seal: SealAndOpenSingle) -> Result<Opened, ApplyError> {
+        match self.apply(&Command::SealAndOpenSingle { seals: vec![seal] }) {
             Ok(Applied::SealedAndOpened { mut results }) => results.remove(0),
             other => panic!("{other:?}"),
         }
@@ -102,6 +100,20 @@ fn registration(broker: BrokerId, dir: u128, expected: Option<Incarnation>) -> C
         directory_id: Uuid::from_u128(dir),
         expected,
         listeners: BTreeMap::from([("kafka".to_owned(), at)]),
+        peer: None,
+        roles: Roles::default(),
+        intact: None,
+        directory_life: None,
+        request: Uuid::nil(),
+    }
+}
+
+fn new_segment(id: SegmentId) -> NewSegment {
+    NewSegment {
+        id,
+        replicas: vec![],
+        leader: None,
+        flush: SegmentFlush::Os,
     }
 }
 
@@ -242,7 +254,7 @@ fn registering_is_compare_and_set_and_stops_what_the_broker_led() {
     let chain = log.chain(partition(1, 0));
     assert_eq!(chain[0].state, SegmentState::Sealed);
     assert_eq!(chain[1].leader_incarnation, Incarnation(2));
-    assert_eq!(chain[1].isr, [(BROKER, Incarnation(2))]);
+    assert_eq!(chain[1].isr, [Member::new(BROKER, Incarnation(2))]);
 }
 
 #[test]
@@ -289,7 +301,7 @@ fn seals_are_refused_one_by_one() {
     log.create(1, 1).expect("create");
     let id = partition(1, 0);
     let good = log.seal(id, 5).expect("seal");
-    let taken = SealAndOpen {
+    let taken = SealAndOpenSingle {
         next: good.segment,
         ..good
     };
@@ -297,7 +309,7 @@ fn seals_are_refused_one_by_one() {
         log.seal_one(taken),
         Err(ApplyError::SegmentIdTaken { id: good.segment })
     );
-    let stranger = SealAndOpen {
+    let stranger = SealAndOpenSingle {
         leader: BrokerId(9),
         ..good
     };
@@ -307,7 +319,7 @@ fn seals_are_refused_one_by_one() {
             broker: BrokerId(9)
         })
     );
-    let old = SealAndOpen {
+    let old = SealAndOpenSingle {
         leader_incarnation: Incarnation(0),
         ..good
     };
@@ -316,12 +328,12 @@ fn seals_are_refused_one_by_one() {
         log.seal_one(old),
         Err(ApplyError::StaleIncarnation { current })
     );
-    let back = SealAndOpen {
+    let back = SealAndOpenSingle {
         end: Offset(-1),
         ..good
     };
     assert_eq!(log.seal_one(back), Err(ApplyError::InvalidRange));
-    let nowhere = SealAndOpen {
+    let nowhere = SealAndOpenSingle {
         partition: partition(1, 1),
         ..good
     };
@@ -330,7 +342,7 @@ fn seals_are_refused_one_by_one() {
         Err(ApplyError::UnknownPartition)
     );
 
-    let both = Command::SealAndOpen {
+    let both = Command::SealAndOpenSingle {
         seals: vec![nowhere, good.clone()],
     };
     let Ok(Applied::SealedAndOpened { results }) = log.apply(&both) else {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use imbl::{OrdMap, Vector};
-use mainstem_record::{LeaderEpoch, Offset, SegmentId, TimestampMs, TopicId};
+use mainstem_record::{LeaderEpoch, Member, Offset, SegmentId, TimestampMs, TopicId};
 
 use super::{
     CONFIG_NAME_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, CONFIGS_MAX, PARTITIONS_PER_TOPIC_MAX,
@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     command::{Applied, ApplyError, Command, NewSegment},
-    image::{Broker, Image, PartitionRecord, RouteTarget, SegmentRecord, SegmentState, Topic},
+    image::{
+        Broker, Image, PartitionRecord, RouteTarget, SegmentFlush, SegmentRecord, SegmentState,
+        Topic,
+    },
 };
 
 /// Kafka's name of the topic and broker config that [`min_insync`] reads.
@@ -205,7 +208,12 @@ fn first_chain(id: SegmentId, leader: &Broker, min_insync: i16) -> PartitionReco
         leader: leader.id,
         leader_incarnation: leader.incarnation,
         replicas: vec![leader.id],
-        isr: vec![(leader.id, leader.incarnation)],
+        isr: vec![Member::new(leader.id, leader.incarnation)],
+        elr: vec![],
+        lost: vec![],
+        flush: SegmentFlush::Os,
+        complete: vec![],
+        lossy: false,
         min_insync,
         bytes: 0,
         max_timestamp: TimestampMs::NONE,

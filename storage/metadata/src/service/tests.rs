@@ -22,6 +22,11 @@ fn registration(expected: Option<Incarnation>) -> Command {
         directory_id: Uuid::from_u128(1),
         expected,
         listeners: Default::default(),
+        peer: None,
+        roles: Default::default(),
+        intact: None,
+        directory_life: None,
+        request: Uuid::nil(),
     }
 }
 

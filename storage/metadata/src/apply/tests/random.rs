@@ -90,9 +90,7 @@ fn resolve(log: &mut Log, step: &Step) -> Command {
     match *step {
         Step::Register => registration(BROKER, 7, current),
         Step::Create { topic, partitions } => {
-            let new = (0..partitions)
-                .map(|_| NewSegment { id: log.fresh() })
-                .collect();
+            let new = (0..partitions).map(|_| new_segment(log.fresh())).collect();
             creation(topic, &format!("t{topic}"), new)
         }
         Step::Delete { topic } => Command::DeleteTopic {
@@ -107,7 +105,7 @@ fn resolve(log: &mut Log, step: &Step) -> Command {
             Command::CreatePartitions {
                 topic: id,
                 expected_count: count as i32,
-                add: (0..by).map(|_| NewSegment { id: log.fresh() }).collect(),
+                add: (0..by).map(|_| new_segment(log.fresh())).collect(),
             }
         }
         Step::Seal {
@@ -120,7 +118,7 @@ fn resolve(log: &mut Log, step: &Step) -> Command {
                 seal.version += skew;
                 seal
             });
-            Command::SealAndOpen {
+            Command::SealAndOpenSingle {
                 seals: seal.into_iter().collect(),
             }
         }

@@ -6,21 +6,18 @@ use super::*;
 fn topics_are_checked() {
     let mut log = Log::with_broker();
     log.create(1, 1).expect("create");
-    let (one, two) = (
-        NewSegment { id: log.fresh() },
-        NewSegment { id: log.fresh() },
-    );
+    let (one, two) = (new_segment(log.fresh()), new_segment(log.fresh()));
     for name in ["", ".", "..", "a/b", "a b", "ä", &"x".repeat(250)] {
         assert_eq!(
-            log.apply(&creation(2, name, vec![one])),
+            log.apply(&creation(2, name, vec![one.clone()])),
             Err(ApplyError::InvalidName)
         );
     }
     let id = TopicId(Uuid::from_u128(1));
-    let exists = log.apply(&creation(2, "t1", vec![one]));
+    let exists = log.apply(&creation(2, "t1", vec![one.clone()]));
     assert_eq!(exists, Err(ApplyError::TopicExists { id }));
     assert_eq!(
-        log.apply(&creation(1, "t2", vec![one])),
+        log.apply(&creation(1, "t2", vec![one.clone()])),
         Err(ApplyError::TopicIdTaken { id })
     );
     let none = log.apply(&creation(2, "t2", vec![]));
@@ -28,9 +25,9 @@ fn topics_are_checked() {
         none,
         Err(ApplyError::InvalidPartitionCount { current: 0, .. })
     ));
-    let twice = log.apply(&creation(2, "t2", vec![one, one]));
+    let twice = log.apply(&creation(2, "t2", vec![one.clone(), one.clone()]));
     assert_eq!(twice, Err(ApplyError::SegmentIdTaken { id: one.id }));
-    let mut three = creation(2, "t2", vec![one]);
+    let mut three = creation(2, "t2", vec![one.clone()]);
     if let Command::CreateTopic {
         replication_factor, ..
     } = &mut three
@@ -47,7 +44,7 @@ fn topics_are_checked() {
         expected_count,
         add,
     };
-    let stale = log.apply(&grow(2, vec![one]));
+    let stale = log.apply(&grow(2, vec![one.clone()]));
     assert!(matches!(
         stale,
         Err(ApplyError::InvalidPartitionCount { current: 1, .. })
