@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use mainstem_env::{BoxFuture, Tasks};
@@ -29,6 +29,8 @@ pub struct SimTasks {
 struct Shared {
     dice: Mutex<Dice>,
     ended: AtomicBool,
+    /// While it is stopped: the tasks that would go on.
+    stopped: Mutex<Option<Vec<Waker>>>,
 }
 
 /// Lets others go first now and then; stops when its process has ended.
@@ -45,6 +47,7 @@ impl SimTasks {
         let shared = Shared {
             dice: Mutex::new(dice),
             ended: AtomicBool::new(false),
+            stopped: Mutex::new(None),
         };
         Self {
             shared: Arc::new(shared),
@@ -54,6 +57,18 @@ impl SimTasks {
     /// Ends the process: none of its tasks goes on.
     pub fn end(&self) {
         self.shared.ended.store(true, Ordering::Relaxed);
+        self.resume();
+    }
+
+    /// Stops the process as SIGSTOP does: none of its tasks goes on until it is resumed.
+    pub fn pause(&self) {
+        self.shared.stopped.lock().get_or_insert_default();
+    }
+
+    /// Lets it go on; nothing happens if it was not stopped.
+    pub fn resume(&self) {
+        let waiting = self.shared.stopped.lock().take();
+        waiting.into_iter().flatten().for_each(Waker::wake);
     }
 }
 
@@ -79,6 +94,10 @@ impl Future for Shuffled {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         if self.shared.ended.load(Ordering::Relaxed) {
             self.task = None;
+        }
+        if let Some(waiting) = &mut *self.shared.stopped.lock() {
+            waiting.push(context.waker().clone());
+            return Poll::Pending;
         }
         let passed_over = self.shared.dice.lock().one_in(PASSED_OVER_ONE_IN);
         let Some(task) = &mut self.task else {
