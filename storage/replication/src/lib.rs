@@ -1,0 +1,20 @@
+//! Replication: how the segments of the cluster get more than one copy, and how a segment ends when
+//! its leader cannot say where.
+//!
+//! [`machine`] holds the state machines of the seal protocol, rule by rule (`R1` to `R38`, with the
+//! invariants `I-SEAL-1` to `I-SEAL-11`): the leader of a segment, a replica of it, the controller's
+//! driver of an unplanned seal, liveness of brokers, and placement of what comes next. They are pure:
+//! inputs and `now` in, effects out.
+//!
+//! ```text
+//!   leader ── Append(session, offset, batches, hw) ──> follower      pushed within credit
+//!   leader <── Ack(broker, incarnation, leo) ───────── follower      cumulative
+//!   leader ── AlterIsr, SealAndOpen ──> metadata <── BeginSeal, CommitSeal ── controller
+//!   broker <── Fence ── controller ;  broker ── certificate, leo ──> controller
+//! ```
+//!
+//! What is committed is decided when a command is applied (`mainstem_metadata::apply`): any number of
+//! leaders and controllers may propose at once. What does not live here: segment files
+//! (`mainstem_log`), connections (`mainstem_peers`), and what clients are answered.
+
+pub mod machine;

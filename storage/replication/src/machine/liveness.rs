@@ -1,0 +1,156 @@
+//! Sessions of brokers, in the memory of the controller. Only transitions are committed: a broker
+//! whose session ends is fenced, one that is heard again in the same life is unfenced.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use mainstem_record::{BrokerId, Incarnation, Member};
+
+/// What is to be committed about a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// Its session is over: evict it from ISRs (R20), seal what it leads (R21).
+    Fence(Member),
+    /// It was heard again.
+    Unfence(Member),
+}
+
+/// A broker as the image has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Its current life.
+    pub member: Member,
+    /// Whether it is fenced.
+    pub fenced: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Session {
+    incarnation: Incarnation,
+    /// The last heartbeat; for a controller that begins, the moment when it began.
+    heard: Duration,
+}
+
+/// The sessions that one controller sees.
+#[derive(Clone, Debug)]
+pub struct Liveness {
+    timeout: Duration,
+    began: Duration,
+    sessions: BTreeMap<BrokerId, Session>,
+}
+
+impl Liveness {
+    /// A controller that begins: it has heard nobody, and gives everybody a whole session.
+    pub fn new(timeout: Duration, now: Duration) -> Self {
+        Self {
+            timeout,
+            began: now,
+            sessions: BTreeMap::new(),
+        }
+    }
+
+    /// A heartbeat. One of an earlier life is late and says nothing.
+    pub fn heartbeat(&mut self, member: Member, now: Duration) {
+        let session = self.sessions.entry(member.broker).or_insert(Session {
+            incarnation: member.incarnation,
+            heard: now,
+        });
+        if session.incarnation <= member.incarnation {
+            session.incarnation = member.incarnation;
+            session.heard = session.heard.max(now);
+        }
+    }
+
+    /// Others report that the broker refuses connections: its session ends now, unless it is heard
+    /// again.
+    pub fn refused(&mut self, member: Member) {
+        let session = self.sessions.get_mut(&member.broker);
+        if let Some(session) = session.filter(|it| it.incarnation == member.incarnation) {
+            session.heard = Duration::ZERO;
+        }
+    }
+
+    /// Whether that life of a broker has a session.
+    pub fn is_live(&self, member: Member, now: Duration) -> bool {
+        let heard = match self.sessions.get(&member.broker) {
+            Some(session) if session.incarnation == member.incarnation => session.heard,
+            // A life that was heard, but not by this controller: it gets a whole session.
+            _ => self.began,
+        };
+        now < heard.saturating_add(self.timeout)
+    }
+
+    /// Since when a life has not been heard of.
+    pub fn silent_for(&self, member: Member, now: Duration) -> Duration {
+        let session = self.sessions.get(&member.broker);
+        let heard = session.filter(|it| it.incarnation == member.incarnation);
+        now.saturating_sub(heard.map_or(self.began, |session| session.heard))
+    }
+
+    /// What has changed, against what the image says of all brokers.
+    pub fn tick(&self, brokers: &[Registered], now: Duration) -> Vec<Transition> {
+        let changed = brokers.iter().filter_map(|broker| {
+            let live = self.is_live(broker.member, now);
+            let heard = self.sessions.get(&broker.member.broker);
+            let heard = heard.is_some_and(|it| it.incarnation == broker.member.incarnation);
+            match (broker.fenced, live) {
+                (false, false) => Some(Transition::Fence(broker.member)),
+                (true, true) if heard => Some(Transition::Unfence(broker.member)),
+                _ => None,
+            }
+        });
+        changed.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(3);
+
+    fn member(incarnation: u64) -> Member {
+        Member::new(BrokerId(1), Incarnation(incarnation))
+    }
+
+    fn known(incarnation: u64, fenced: bool) -> [Registered; 1] {
+        [Registered {
+            member: member(incarnation),
+            fenced,
+        }]
+    }
+
+    #[test]
+    fn a_new_controller_gives_everybody_a_whole_session() {
+        let began = Duration::from_secs(100);
+        let liveness = Liveness::new(TIMEOUT, began);
+        assert_eq!(liveness.tick(&known(1, false), began + TIMEOUT / 2), []);
+        let fence = [Transition::Fence(member(1))];
+        assert_eq!(liveness.tick(&known(1, false), began + TIMEOUT), fence);
+    }
+
+    #[test]
+    fn a_fenced_broker_is_unfenced_only_when_that_life_is_heard() {
+        let mut liveness = Liveness::new(TIMEOUT, Duration::ZERO);
+        let now = Duration::from_secs(10);
+        liveness.heartbeat(member(1), now);
+        assert_eq!(liveness.tick(&known(2, true), now), []);
+        liveness.heartbeat(member(2), now);
+        let unfence = [Transition::Unfence(member(2))];
+        assert_eq!(liveness.tick(&known(2, true), now), unfence);
+        // What an earlier life sent says nothing.
+        liveness.heartbeat(member(1), now + TIMEOUT);
+        let fence = [Transition::Fence(member(2))];
+        assert_eq!(liveness.tick(&known(2, false), now + TIMEOUT), fence);
+    }
+
+    #[test]
+    fn refused_connections_end_a_session_early() {
+        let mut liveness = Liveness::new(TIMEOUT, Duration::ZERO);
+        let now = Duration::from_secs(10);
+        liveness.heartbeat(member(1), now);
+        liveness.refused(member(1));
+        assert!(!liveness.is_live(member(1), now));
+        liveness.heartbeat(member(1), now);
+        assert!(liveness.is_live(member(1), now));
+    }
+}

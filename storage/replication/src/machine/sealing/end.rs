@@ -1,0 +1,111 @@
+//! Where a segment ends: R25, R26 and R36.
+
+use std::time::Duration;
+
+use mainstem_metadata::Rule;
+use mainstem_record::{Member, Offset};
+
+use super::{SealDecision, Sealing, View, Wait};
+
+impl Sealing {
+    /// The end, who holds it, and what follows; and whether it is an unclean recovery.
+    pub(super) fn decide(
+        &self,
+        view: View<'_>,
+        now: Duration,
+    ) -> Result<(SealDecision, bool), Wait> {
+        let lossy = self.segment.eligible().is_empty();
+        let end = if lossy {
+            self.recovered_end()?
+        } else {
+            self.end(now)?
+        };
+        let complete: Vec<Member> = self
+            .answers
+            .values()
+            .filter(|answer| answer.leo >= end)
+            .map(|answer| answer.member)
+            .collect();
+        let decision = SealDecision {
+            segment: self.segment.id,
+            version: self.segment.version,
+            end,
+            answers: self.answers.values().copied().collect(),
+            complete,
+            next: self.place_next(view).ok_or(Wait::Placement)?,
+        };
+        // I-SEAL-4, and what apply asks for once more (R26 b, d).
+        assert!(end >= self.segment.base, "I-SEAL-4: end >= base");
+        Ok((decision, lossy))
+    }
+
+    /// R25: the largest leo that at least min_insync brokers hold after copying. Any end that R26
+    /// allows is safe; a longer one keeps more records that nobody was promised.
+    fn end(&self, now: Duration) -> Result<Offset, Wait> {
+        let leos = self.leos();
+        let longest = leos.first().copied().ok_or(Wait::Answers)?;
+        let holders = self.holders_needed();
+        let held = leos.get(holders.saturating_sub(1)).copied();
+        let waits_for_copies = self
+            .copying_since
+            .is_none_or(|since| now < since.saturating_add(self.timers.copy_wait));
+        let end = match held {
+            Some(held) if held == longest || !waits_for_copies => held,
+            // R26 (d): too few have answered, or are copying.
+            None | Some(_) => return Err(Wait::Copies),
+        };
+        if self.is_certified(end) {
+            Ok(end)
+        } else {
+            let eligible = self.segment.eligible();
+            let mut answered = self.answers.values();
+            let any = answered.any(|answer| eligible.contains(&answer.member));
+            Err(if any { Wait::Copies } else { Wait::Eligible })
+        }
+    }
+
+    /// R26 (c): a member of ISR ∪ ELR acked nothing above its certificate, and hw needs every
+    /// member: so nothing above it is exposed. One is enough.
+    fn is_certified(&self, end: Offset) -> bool {
+        if !Rule::R26c.holds() {
+            return true;
+        }
+        let eligible = self.segment.eligible();
+        self.answers
+            .values()
+            .any(|answer| eligible.contains(&answer.member) && answer.certificate <= end)
+    }
+
+    /// R36: nobody is left who could certify. Every broker that lost data has to answer; the longest
+    /// log of all is kept, once enough hold it.
+    fn recovered_end(&self) -> Result<Offset, Wait> {
+        let mut lost = self.segment.lost.iter();
+        if Rule::R36.holds() && lost.any(|broker| !self.answers.contains_key(broker)) {
+            return Err(Wait::Lost);
+        }
+        let leos = self.leos();
+        let longest = leos.first().copied().ok_or(Wait::Answers)?;
+        let held = leos.get(self.holders_needed().saturating_sub(1));
+        if held == Some(&longest) {
+            Ok(longest)
+        } else {
+            Err(Wait::Copies)
+        }
+    }
+
+    /// Longest first.
+    fn leos(&self) -> Vec<Offset> {
+        let mut leos: Vec<Offset> = self.answers.values().map(|answer| answer.leo).collect();
+        leos.sort_by(|a, b| b.cmp(a));
+        leos
+    }
+
+    /// R26 (d).
+    fn holders_needed(&self) -> usize {
+        if Rule::R26d.holds() {
+            self.segment.min_insync.max(1)
+        } else {
+            1
+        }
+    }
+}
