@@ -1,5 +1,5 @@
 //! Feeds hostile bytes to everything that reads the log's formats: record batches, codecs, and the
-//! files of a log, through recovery, reads, `verify` and `dump`.
+//! files of a log, through recovery, reads, `verify` and `dump`; and to the listener for peers.
 //!
 //! A [`Target`] is a plain function over bytes. [`Fuzzer`] mutates a corpus of valid inputs, which
 //! our own encoders make, and repairs the checksums afterwards, so that mutations get past them.

@@ -73,13 +73,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mainstem-simulation", &["mainstem-env"]),
     // Tests only: it depends on nothing outside of them.
     ("mainstem-simulation-node", &[]),
-    // Hostile bytes for the log and the record model, in that world.
+    // Hostile bytes for the log, the record model and peers, in that world.
     (
         "mainstem-fuzz",
         &[
             "mainstem-env",
             "mainstem-record",
             "mainstem-log",
+            "mainstem-peers",
             "mainstem-simulation",
         ],
     ),

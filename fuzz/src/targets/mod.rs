@@ -5,6 +5,7 @@ mod codec;
 mod files;
 mod journal;
 mod node;
+mod peers;
 
 use crate::Trace;
 
@@ -41,4 +42,6 @@ pub static TARGETS: &[Target] = &[
     files::SCRUB,
     files::FORMAT,
     files::MARK,
+    peers::HANDSHAKE,
+    peers::FRAMES,
 ];
