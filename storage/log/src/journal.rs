@@ -116,6 +116,16 @@ pub(crate) struct Round {
     pub(crate) place: RecordPlace,
 }
 
+/// Who writes a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// The journal's thread, while the shard goes on.
+    Worker,
+    /// The shard itself, which has nothing else to do: its thread blocks, and two hand-offs between
+    /// threads are saved.
+    Shard,
+}
+
 /// The place of a record, with what it will say of the records before it.
 pub(crate) struct RecordPlace {
     place: ring::Place,
@@ -205,8 +215,9 @@ impl Journal {
         oldest.take(count_max).copied().collect()
     }
 
-    /// Begins to write a record; what has payload, or makes room, is synced.
-    pub(crate) fn write(&mut self, round: Round, now: Duration) {
+    /// Begins to write a record; what has payload, or makes room, is synced. [`By::Shard`] blocks
+    /// until that is over; [`Journal::done`] tells how it went, either way.
+    pub(crate) fn write(&mut self, round: Round, by: By, now: Duration) {
         let Round { jobs, notes, place } = round;
         let RecordPlace { place, trim } = place;
         let syncs = !jobs.is_empty() || notes.is_empty();
@@ -237,9 +248,14 @@ impl Journal {
             syncs,
             reply,
         };
-        // There is room: the one before is over. If the worker is gone so is the process, and
-        // `done` never completes.
-        let _ = self.worker.try_send(write);
+        match by {
+            By::Shard => write.run(&*self.file),
+            By::Worker => {
+                // There is room: the one before is over. If the worker is gone so is the process,
+                // and `done` never completes.
+                let _ = self.worker.try_send(write);
+            }
+        }
         let round = RoundDone {
             marks,
             started: now,

@@ -34,6 +34,7 @@
 //! the journals are emptied, recovery points of the active segments and the checkpoint are written,
 //! then the mark of a clean stop.
 
+mod acks;
 mod active;
 mod append;
 mod cache;

@@ -14,6 +14,7 @@ use mainstem_record::PartitionId;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    acks::Acks,
     active::Active,
     cache::ShardCache,
     checkpoint::{CHECKPOINT_INTERVAL, Checkpoint, SyncedPoint},
@@ -66,6 +67,10 @@ pub(crate) struct Core {
     pub(crate) kept_bytes: usize,
     /// Room of the inbox that appends to frozen partitions hold.
     pub(crate) frozen_room: usize,
+    /// Delivered at the end of the turn.
+    pub(crate) acks: Acks,
+    /// When an append was last acknowledged that waited for no sync.
+    pub(crate) hasty_at: Option<Duration>,
     /// When the checkpoint must be written.
     checkpoint_due: Option<Duration>,
     /// The time of this turn: monotonic, and for people.
@@ -128,6 +133,8 @@ impl Core {
             journal_wanted: false,
             kept_bytes: 0,
             frozen_room: 0,
+            acks: Acks::default(),
+            hasty_at: None,
             checkpoint_due: None,
             now,
             wall_ms,
@@ -228,6 +235,7 @@ impl Shard {
             self.timers();
             self.next_point();
             self.start_rounds();
+            self.core.acks.deliver();
         }
         if let Some(reply) = self.closing.take() {
             let result = self.shut_down().await;
@@ -269,6 +277,7 @@ impl Shard {
                 written = 0;
                 // Syncs need not wait until all is written.
                 self.start_rounds();
+                self.core.acks.deliver();
                 tokio::task::yield_now().await;
             }
         }

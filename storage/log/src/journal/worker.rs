@@ -36,16 +36,15 @@ static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 /// Runs until the shard is gone. Blocks its thread.
 pub(crate) async fn run(file: Arc<dyn File>, mut writes: mpsc::Receiver<Write>) {
     while let Some(write) = writes.recv().await {
-        let (result, reply) = write.run(&*file);
-        // The shard is gone only when nobody waits any more.
-        let _ = reply.send(result);
+        write.run(&*file);
     }
 }
 
 // === impl Write ===
 
 impl Write {
-    fn run(mut self, file: &dyn File) -> (io::Result<()>, oneshot::Sender<io::Result<()>>) {
+    /// Writes, syncs if asked to, and tells. Blocks.
+    pub(super) fn run(mut self, file: &dyn File) {
         for (entry, payload) in self.entries.iter_mut().zip(&self.payloads) {
             entry.crc = payload
                 .iter()
@@ -67,6 +66,7 @@ impl Write {
                     Ok(())
                 }
             });
-        (result, self.reply)
+        // The shard is gone only when nobody waits any more.
+        let _ = self.reply.send(result);
     }
 }

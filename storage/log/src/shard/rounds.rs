@@ -9,7 +9,7 @@ use super::Shard;
 use crate::{
     event::ShardFailure,
     inbox::FailureReports,
-    journal::{self, ENTRIES_MAX, Entry, Journal, RingFile, Round, RoundDone},
+    journal::{self, By, ENTRIES_MAX, Entry, Journal, RingFile, Round, RoundDone},
     planted::{Bug, planted},
     syncer::{self, SyncDone, SyncKind},
 };
@@ -19,6 +19,10 @@ const TRIM_SEGMENTS: usize = 16;
 
 /// How long until it is tried again to make a journal, in case the disk was full.
 const JOURNAL_RETRY: Duration = Duration::from_secs(60);
+
+/// For so long after an append that waited for no sync the shard leaves syncs to others: the next
+/// one of that kind must not wait for one either.
+const HASTE: Duration = Duration::from_secs(1);
 
 /// What is under way.
 pub(super) struct Rounds {
@@ -30,6 +34,8 @@ pub(super) struct Rounds {
     making: Option<oneshot::Receiver<io::Result<RingFile>>>,
     /// Until then it is not tried again.
     make_after: Duration,
+    /// The last record of the journal held a single append.
+    lone: bool,
     /// What the metric was told of the journal's use.
     used_bytes: u64,
 }
@@ -54,6 +60,7 @@ impl Rounds {
             trim: None,
             making: None,
             make_after: Duration::ZERO,
+            lone: false,
             used_bytes: 0,
         }
     }
@@ -306,8 +313,37 @@ impl Shard {
                 }
             }
         }
-        if let (Some(round), Some(journal)) = (round, &mut core.journal) {
-            journal.write(round, core.now);
+        if let Some(round) = round {
+            self.write_journal(round);
+        }
+    }
+
+    fn write_journal(&mut self, round: Round) {
+        let by = self.who_writes(&round);
+        if by == By::Shard {
+            // Whoever does not wait for this one must not wait for it.
+            self.core.acks.deliver();
+        }
+        if let Some(journal) = &mut self.core.journal {
+            journal.write(round, by, self.core.now);
+        }
+    }
+
+    /// The shard itself, if one waiter follows the other: then nothing is to be done meanwhile, and
+    /// handing over would be a good part of the wait.
+    fn who_writes(&mut self, round: &Round) -> By {
+        let appends: usize = round.jobs.iter().map(|job| job.payload.len()).sum();
+        let lone = appends == 1;
+        let follows = std::mem::replace(&mut self.rounds.lone, lone);
+        let core = &self.core;
+        let hasty = core
+            .hasty_at
+            .is_some_and(|at| core.now.saturating_sub(at) < HASTE);
+        let busy = self.rounds.in_place.is_some() || self.rounds.trim.is_some();
+        if lone && follows && !hasty && !busy && self.receiver.is_empty() {
+            By::Shard
+        } else {
+            By::Worker
         }
     }
 
@@ -390,6 +426,7 @@ impl Shard {
                 let over = self.rounds.next(&mut self.core.journal).await;
                 self.core.look_at_clock();
                 self.over(over);
+                self.core.acks.deliver();
                 continue;
             }
             let mut left = false;

@@ -176,7 +176,7 @@ impl Writer {
     }
 
     /// Completes tickets, or lets them wait for a sync.
-    fn settle(&mut self, core: &Core) {
+    fn settle(&mut self, core: &mut Core) {
         let log_start = self.shared.ends().log_start;
         let synced = self.active.as_ref().map_or(Offset::ZERO, |a| a.synced);
         let always = self.settings.flush == Flush::Always;
@@ -196,7 +196,8 @@ impl Writer {
                     what: Waiting::Append(ticket, appended, permit),
                 });
             } else {
-                finish(ticket, Ok(appended));
+                core.hasty_at = Some(core.now);
+                core.acks.push(ticket, appended, permit);
             }
         }
         // One large drain must not leave its buffers to a partition that then falls silent.

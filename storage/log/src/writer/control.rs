@@ -6,7 +6,7 @@ use super::{Queued, Waiter, Waiting, Writer};
 use crate::{
     active::{Active, Frozen},
     error::PartitionError,
-    inbox::{FlushSender, finish},
+    inbox::FlushSender,
     planted::{Bug, planted},
     shard::Core,
     spec::{Flush, PartitionSettings},
@@ -137,7 +137,9 @@ impl Writer {
         }
         for waiter in std::mem::take(&mut self.waiters) {
             match waiter.what {
-                Waiting::Append(ticket, appended, _permit) => finish(ticket, Ok(appended)),
+                Waiting::Append(ticket, appended, permit) => {
+                    core.acks.push(ticket, appended, permit);
+                }
                 Waiting::Flush(_) => self.waiters.push_back(waiter),
             }
         }

@@ -7,7 +7,6 @@ use mainstem_record::Offset;
 use super::{Waiting, Writer};
 use crate::{
     active::Active,
-    inbox::finish,
     journal::{ENTRY_PAYLOAD_BYTES_MAX, Entry, JournalJob},
     shard::Core,
     spec::Flush,
@@ -334,7 +333,7 @@ impl Writer {
         }
     }
 
-    fn publish_synced(&mut self, core: &Core, upto: Offset) {
+    fn publish_synced(&mut self, core: &mut Core, upto: Offset) {
         let more_to_read = {
             let mut state = self.shared.state.write();
             state.ends.synced_end = upto;
@@ -351,7 +350,7 @@ impl Writer {
     }
 
     /// Completes those whose wait is over, in order.
-    pub(super) fn release_waiters(&mut self, core: &Core) {
+    pub(super) fn release_waiters(&mut self, core: &mut Core) {
         let Some(active) = &self.active else {
             return;
         };
@@ -367,7 +366,9 @@ impl Writer {
                 core.metrics.durable_seconds.observe(seconds);
             }
             match waiter.what {
-                Waiting::Append(ticket, appended, _permit) => finish(ticket, Ok(appended)),
+                Waiting::Append(ticket, appended, permit) => {
+                    core.acks.push(ticket, appended, permit);
+                }
                 Waiting::Flush(reply) => {
                     let _ = reply.send(Ok(active.synced));
                 }

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::clock::SharedClock;
 use crate::support::{append, batch, options, partition_id, segment_spec, spec, values};
 
 const SHARDS: usize = 2;
@@ -31,6 +32,8 @@ enum Stalled {
 struct Gate {
     state: Mutex<GateState>,
     changed: Condvar,
+    /// The threads that synced a journal, one for each sync.
+    journal_syncs: Mutex<Vec<String>>,
 }
 
 #[derive(Default)]
@@ -140,6 +143,10 @@ impl File for GateFile {
     }
     fn sync_data(&self) -> io::Result<()> {
         self.gate.pass(Stalled::Syncs, &self.path);
+        if self.path.contains(".ring") {
+            let thread = std::thread::current().name().unwrap_or_default().to_owned();
+            self.gate.journal_syncs.lock().push(thread);
+        }
         self.inner.sync_data()
     }
     fn sync_all(&self) -> io::Result<()> {
@@ -233,6 +240,62 @@ fn stall_of_one_shard_holds_up_neither_others_nor_readers_of_its_earlier_records
             runtime.block_on(check(what, tail_cache_bytes));
         }
     }
+}
+
+/// Who made the last sync of a journal, if any was made.
+fn last_journal_sync(gate: &Gate) -> Option<String> {
+    gate.journal_syncs.lock().last().cloned()
+}
+
+#[test]
+fn shard_syncs_its_journal_itself_for_one_waiter_after_the_other_and_for_nobody_else() {
+    two_workers().block_on(async {
+        let fs = GateFs {
+            inner: MemFs::new(),
+            gate: Arc::default(),
+        };
+        let gate = fs.gate.clone();
+        let clock = SharedClock::default();
+        let env = Env {
+            clock: Arc::new(clock.clone()),
+            ..Env::real().with_fs(Arc::new(fs))
+        };
+        let registry = prometheus::Registry::new();
+        let (log, _events) = Log::start(env, options(), &registry).await.unwrap();
+        let durable = log.open_partition(spec(Flush::Always)).await.unwrap();
+        let mut written = spec(Flush::Os);
+        written.id = partition_id(9);
+        written.segments[0].id = segment_spec(900, 0).id;
+        let written = log.open_partition(written).await.unwrap();
+        // Until there is a journal, and a round of it has been seen.
+        while last_journal_sync(&gate).is_none() {
+            put(&durable, "a").await;
+        }
+        put(&durable, "b").await;
+        put(&durable, "c").await;
+        assert_eq!(last_journal_sync(&gate).unwrap(), "log-shard-0");
+        // Who does not wait for syncs must not have to.
+        put(&written, "a").await;
+        put(&durable, "d").await;
+        assert_eq!(last_journal_sync(&gate).unwrap(), "log-journal-0");
+        clock.advance(1000);
+        put(&durable, "e").await;
+        assert_eq!(last_journal_sync(&gate).unwrap(), "log-shard-0");
+        // Several in one record: more of them are on their way meanwhile.
+        gate.close(Stalled::Syncs, vec!["/0.ring".to_owned()]);
+        let first = durable.append(append(batch(&["f"]))).await.unwrap();
+        gate.wait_for_somebody();
+        let mut behind = Vec::new();
+        for value in ["g", "h"] {
+            behind.push(durable.append(append(batch(&[value]))).await.unwrap());
+        }
+        gate.open();
+        first.await.unwrap();
+        for ticket in behind {
+            ticket.await.unwrap();
+        }
+        assert_eq!(last_journal_sync(&gate).unwrap(), "log-journal-0");
+    });
 }
 
 #[test]
