@@ -6,17 +6,20 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::OrdMap;
-use mainstem_record::TopicId;
+use mainstem_record::{Member, TopicId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::StoreError,
-    image::{Broker, Image, Route, Topic},
+    image::{Broker, Complete, Image, Route, Topic},
 };
 
 /// The format that this build writes. Format 2 knows compacted segments
-/// ([`crate::SegmentRecord::compaction`]).
-pub(crate) const SNAPSHOT_FORMAT: u16 = 2;
+/// ([`crate::SegmentRecord::compaction`]), format 3 replicas.
+pub(crate) const SNAPSHOT_FORMAT: u16 = 3;
+
+/// The first format whose sealed segments say who is complete.
+const COMPLETE_COPIES: u16 = 3;
 
 /// The oldest format that this build reads; a later one only adds fields that may be absent.
 const SNAPSHOT_FORMAT_MIN: u16 = 1;
@@ -69,7 +72,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Image, StoreError> {
             known: SNAPSHOT_FORMAT,
         });
     }
-    let form: Form = serde_json::from_slice(bytes).map_err(damaged)?;
+    let mut form: Form = serde_json::from_slice(bytes).map_err(damaged)?;
+    if format < COMPLETE_COPIES {
+        let brokers = &form.brokers;
+        for topic in &mut form.topics {
+            add_copies(Arc::make_mut(topic), brokers);
+        }
+    }
     Ok(Image {
         version: form.version,
         cluster_id: form.cluster_id,
@@ -94,6 +103,31 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Image, StoreError> {
     })
 }
 
+/// What formats 1 and 2 meant: the replicas of a sealed segment hold all of it, synced, whatever
+/// became of the broker since; and one replica is always in sync with itself.
+fn add_copies(topic: &mut Topic, brokers: &[Broker]) {
+    let life = |id| brokers.iter().find(|broker| broker.id == id);
+    let replication_factor = topic.replication_factor.max(1);
+    for partition in topic.partitions.iter_mut() {
+        for segment in Arc::make_mut(partition).segments.iter_mut() {
+            segment.min_insync = segment.min_insync.clamp(1, replication_factor);
+            let replicas = segment.replicas.iter().filter_map(|id| life(*id));
+            if segment.state.is_open() {
+                let isr = replicas.map(|broker| Member::new(broker.id, broker.incarnation));
+                segment.isr = isr.collect();
+            } else {
+                let complete = replicas.map(|broker| Complete {
+                    broker: broker.id,
+                    incarnation: broker.incarnation,
+                    durable: true,
+                });
+                segment.complete = complete.collect();
+                segment.isr.clear();
+            }
+        }
+    }
+}
+
 fn damaged(error: serde_json::Error) -> StoreError {
     StoreError::Decode {
         what: "snapshot",
@@ -110,7 +144,7 @@ mod tests {
         let bytes = encode(&Image::default()).expect("encode");
         assert_eq!(decode(&bytes).expect("decode"), Image::default());
         let text = String::from_utf8(bytes.clone()).expect("JSON");
-        let earlier = text.replace("\"format\":2", "\"format\":1");
+        let earlier = text.replace("\"format\":3", "\"format\":1");
         assert_ne!(earlier, text);
         let read = decode(earlier.as_bytes()).expect("format 1");
         assert_eq!(read, Image::default());

@@ -266,6 +266,7 @@ impl Core {
                 bytes: done.bytes,
                 max_timestamp: done.max_timestamp,
                 digest: Some(done.digest.to_be_bytes()),
+                complete: vec![],
             },
         };
         match self.metadata.propose(command).await {

@@ -164,6 +164,7 @@ async fn replacement_of_unknown_outcome_is_taken_up_once_metadata_has_it() {
             bytes: done.bytes,
             max_timestamp: done.max_timestamp,
             digest: Some(done.digest.to_be_bytes()),
+            complete: vec![],
         },
     };
     core.metadata.propose(command).await.expect("applied");

@@ -6,22 +6,24 @@
 //! Limits are constants of the command format: another limit on another replica would be another
 //! state.
 
+mod brokers;
+mod copies;
+mod isr;
+mod seals;
 mod segments;
 mod topics;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use mainstem_record::{BrokerId, Incarnation, PartitionId, TopicId};
-use uuid::Uuid;
+use mainstem_record::{PartitionId, TopicId};
 
+pub use self::seals::UNCLEAN_GAP;
 use crate::{
     command::{Applied, ApplyError, Command},
-    image::{
-        Broker, Endpoint, Image, PartitionRecord, Roles, Route, RouteTarget, SegmentState, Topic,
-    },
+    image::{Image, PartitionRecord, Route, RouteTarget, Topic},
 };
 
 /// Bytes of a topic name, as in Kafka.
@@ -38,6 +40,12 @@ pub const CONFIG_VALUE_BYTES_MAX: usize = 32 * 1024;
 pub const LISTENERS_MAX: usize = 16;
 /// Bytes of a listener's name or host (a DNS name has at most 255).
 pub const HOST_BYTES_MAX: usize = 255;
+/// Bytes of the address that other nodes reach a broker at: a host and a port.
+pub const PEER_BYTES_MAX: usize = HOST_BYTES_MAX + 6;
+/// Replicas of one segment.
+pub const REPLICAS_MAX: usize = 64;
+/// Brokers that answer in one seal.
+pub const ANSWERS_MAX: usize = 128;
 /// Producer ids of one block.
 pub const PRODUCER_IDS_MAX: i32 = 1_000_000;
 /// Route decisions. Clients choose first levels, so without a limit they could fill the metadata.
@@ -57,13 +65,12 @@ pub fn apply(image: &mut Image, index: u64, command: &Command) -> Result<Applied
     match command {
         Command::Barrier => Ok(Applied::Barrier),
         Command::SetClusterId { cluster_id } => set_cluster_id(image, cluster_id),
-        Command::RegisterBroker {
-            broker,
-            directory_id,
-            expected,
-            listeners,
-            ..
-        } => register_broker(image, *broker, *directory_id, *expected, listeners),
+        Command::RegisterBroker { .. } => brokers::register(image, command),
+        Command::FenceBroker { member } => brokers::fence(image, *member),
+        Command::UnfenceBroker { member } => brokers::unfence(image, *member),
+        Command::DrainBroker { member } => brokers::drain(image, *member),
+        Command::DeclareLost { member } => brokers::declare_lost(image, *member, false),
+        Command::UnregisterBroker { member } => brokers::declare_lost(image, *member, true),
         Command::CreateTopic { .. } => topics::create(image, command),
         Command::DeleteTopic { id } => topics::delete(image, *id),
         Command::CreatePartitions {
@@ -75,29 +82,18 @@ pub fn apply(image: &mut Image, index: u64, command: &Command) -> Result<Applied
             topics::alter_configs(image, *topic, set, delete)
         }
         Command::AlterBrokerConfigs { set, delete } => {
-            image.broker_configs = topics::altered(&image.broker_configs, set, delete)?;
-            Ok(Applied::ConfigsAltered)
+            topics::alter_broker_configs(image, set, delete)
         }
-        Command::SealAndOpenSingle { seals } => Ok(Applied::SealedAndOpened {
-            results: seals
-                .iter()
-                .map(|seal| segments::seal_and_open(image, seal))
-                .collect(),
-        }),
-        Command::FenceBroker { .. }
-        | Command::UnfenceBroker { .. }
-        | Command::DrainBroker { .. }
-        | Command::DeclareLost { .. }
-        | Command::UnregisterBroker { .. }
-        | Command::AlterIsr { .. }
+        Command::AlterIsr { .. }
         | Command::EvictReplicas { .. }
         | Command::BeginSeal { .. }
         | Command::CommitSeal { .. }
         | Command::SealAndOpen { .. }
+        | Command::SealAndOpenSingle { .. }
         | Command::UncleanRecover { .. }
         | Command::AddComplete { .. }
         | Command::MarkDurable { .. }
-        | Command::RemoveComplete { .. } => Err(ApplyError::Unsupported),
+        | Command::RemoveComplete { .. } => Ok(apply_one_by_one(image, command)),
         Command::DeleteSegments {
             partition,
             segments,
@@ -115,6 +111,52 @@ pub fn apply(image: &mut Image, index: u64, command: &Command) -> Result<Applied
         Command::AllocateProducerIds { count } => allocate_producer_ids(image, *count),
         Command::DecideRoute { level, target } => decide_route(image, level, *target),
     }
+}
+
+/// The commands whose parts are each decided by itself, in order.
+fn apply_one_by_one(image: &mut Image, command: &Command) -> Applied {
+    match command {
+        Command::AlterIsr { changes } => Applied::IsrAltered {
+            results: each(image, changes, isr::alter),
+        },
+        Command::EvictReplicas { evictions } => Applied::IsrAltered {
+            results: each(image, evictions, isr::evict),
+        },
+        Command::BeginSeal { seals, .. } => Applied::SealsBegun {
+            results: each(image, seals, isr::begin_seal),
+        },
+        Command::CommitSeal { commits } => Applied::SealedAndOpened {
+            results: each(image, commits, seals::commit),
+        },
+        Command::SealAndOpen { seals } => Applied::SealedAndOpened {
+            results: each(image, seals, seals::seal_and_open),
+        },
+        Command::SealAndOpenSingle { seals } => Applied::SealedAndOpened {
+            results: each(image, seals, seals::single),
+        },
+        Command::UncleanRecover { recoveries } => Applied::SealedAndOpened {
+            results: each(image, recoveries, seals::recover),
+        },
+        Command::AddComplete { copies } => Applied::CopiesChanged {
+            results: each(image, copies, copies::add),
+        },
+        Command::MarkDurable { copies } => Applied::CopiesChanged {
+            results: each(image, copies, copies::mark_durable),
+        },
+        Command::RemoveComplete { copies } => Applied::CopiesChanged {
+            results: each(image, copies, copies::remove),
+        },
+        // The caller names the others.
+        _ => Applied::Barrier,
+    }
+}
+
+fn each<C, T>(
+    image: &mut Image,
+    parts: &[C],
+    apply: fn(&mut Image, &C) -> Result<T, ApplyError>,
+) -> Vec<Result<T, ApplyError>> {
+    parts.iter().map(|part| apply(image, part)).collect()
 }
 
 /// Whether `text` is 22 characters of base64url.
@@ -135,86 +177,6 @@ fn set_cluster_id(image: &mut Image, cluster_id: &str) -> Result<Applied, ApplyE
     Ok(Applied::ClusterId {
         cluster_id: image.cluster_id.clone(),
     })
-}
-
-fn register_broker(
-    image: &mut Image,
-    id: BrokerId,
-    directory_id: Uuid,
-    expected: Option<Incarnation>,
-    listeners: &BTreeMap<String, Endpoint>,
-) -> Result<Applied, ApplyError> {
-    let current = image.brokers.get(&id).map(|broker| broker.incarnation);
-    if current != expected {
-        return Err(ApplyError::StaleIncarnation { current });
-    }
-    let is_legal = |text: &str| !text.is_empty() && text.len() <= HOST_BYTES_MAX;
-    if id.0 < 0
-        || listeners.len() > LISTENERS_MAX
-        || !listeners
-            .iter()
-            .all(|(name, at)| is_legal(name) && is_legal(&at.host))
-    {
-        return Err(ApplyError::InvalidEntries);
-    }
-    // Two nodes on copies of one directory would both claim what is in it.
-    let owner = image
-        .brokers
-        .values()
-        .find(|broker| broker.directory_id == directory_id);
-    if let Some(owner) = owner.filter(|owner| owner.id != id) {
-        return Err(ApplyError::DirectoryTaken { owner: owner.id });
-    }
-    let incarnation = Incarnation(current.map_or(1, |current| current.0.saturating_add(1)));
-    let broker = Broker {
-        id,
-        incarnation,
-        directory_id,
-        listeners: listeners.clone(),
-        peer: None,
-        roles: Roles::default(),
-        fenced: false,
-        draining: false,
-        lost: false,
-        request: Uuid::nil(),
-    };
-    image.brokers.insert(id, broker);
-    stop_segments_led_by(image, id);
-    Ok(Applied::Registered { incarnation })
-}
-
-/// Seal protocol R5: high watermark and pending proposals lived in the memory of the leader's last
-/// life, so what it wrote is decided anew before anybody appends.
-fn stop_segments_led_by(image: &mut Image, leader: BrokerId) {
-    let ids: Vec<TopicId> = image.topics.values().copied().collect();
-    for id in ids {
-        let Some(topic) = image.topics_by_id.get(&id) else {
-            continue;
-        };
-        let led: Vec<usize> = (0..)
-            .zip(&topic.partitions)
-            .filter(|(_, partition)| {
-                partition
-                    .segments
-                    .last()
-                    .is_some_and(|last| last.state == SegmentState::Active && last.leader == leader)
-            })
-            .map(|(index, _)| index)
-            .collect();
-        if led.is_empty() {
-            continue;
-        }
-        let Some(topic) = image.topics_by_id.get_mut(&id).map(Arc::make_mut) else {
-            continue;
-        };
-        for index in led {
-            let partition = topic.partitions.get_mut(index).map(Arc::make_mut);
-            if let Some(last) = partition.and_then(|partition| partition.segments.back_mut()) {
-                last.state = SegmentState::Sealing;
-                last.version = last.version.saturating_add(1);
-            }
-        }
-    }
 }
 
 fn allocate_producer_ids(image: &mut Image, count: i32) -> Result<Applied, ApplyError> {

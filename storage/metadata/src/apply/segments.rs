@@ -3,122 +3,14 @@
 //! Each keeps what [`PartitionRecord`] promises: a chain without gaps, epochs that grow strictly,
 //! and one open segment, the last.
 
-use imbl::Vector;
-use mainstem_record::{LeaderEpoch, Member, Offset, PartitionId, SegmentId, TimestampMs};
+use mainstem_record::{Member, Offset, PartitionId, SegmentId};
 
-use super::{find_partition, partition_mut, topics::min_insync};
+use super::{find_partition, isr::check_distinct, partition_mut};
 use crate::{
-    command::{Applied, ApplyError, Opened, ReplacementSegment, SealAndOpenSingle},
-    image::{
-        Compaction, EpochEnd, Image, PartitionRecord, SegmentFlush, SegmentRecord, SegmentState,
-    },
+    command::{Applied, ApplyError, ReplacementSegment},
+    image::{Compaction, Complete, EpochEnd, Image, PartitionRecord, SegmentRecord},
+    rules::Rule,
 };
-
-/// Seals the open segment of one partition and opens the next.
-pub(super) fn seal_and_open(
-    image: &mut Image,
-    seal: &SealAndOpenSingle,
-) -> Result<Opened, ApplyError> {
-    let partition = find_partition(image, seal.partition)?;
-    let open = check_seal(image, partition, seal)?;
-    let topic = image
-        .topic_by_id(seal.partition.topic)
-        .ok_or(ApplyError::UnknownTopic)?;
-    let mut next = SegmentRecord {
-        id: seal.next,
-        base: seal.end,
-        end: None,
-        epoch: open.epoch.next(),
-        version: 0,
-        state: SegmentState::Active,
-        leader: seal.leader,
-        leader_incarnation: seal.leader_incarnation,
-        replicas: open.replicas.clone(),
-        isr: vec![Member::new(seal.leader, seal.leader_incarnation)],
-        elr: vec![],
-        lost: vec![],
-        flush: SegmentFlush::Os,
-        complete: vec![],
-        lossy: false,
-        min_insync: min_insync(&topic.configs, &image.broker_configs),
-        bytes: 0,
-        max_timestamp: TimestampMs::NONE,
-        digest: None,
-        compaction: None,
-    };
-
-    let partition = partition_mut(image, seal.partition)?;
-    if seal.end < partition.log_start {
-        // What was lost had been deleted, and so had all before it.
-        partition.segments = Vector::new();
-        next.base = partition.log_start;
-    } else if let Some(last) = partition.segments.back_mut() {
-        if last.base == seal.end {
-            partition.segments.pop_back();
-        } else {
-            last.state = SegmentState::Sealed;
-            last.end = Some(seal.end);
-            last.version = last.version.saturating_add(1);
-            last.bytes = seal.bytes;
-            last.max_timestamp = seal.max_timestamp;
-            last.digest = seal.digest;
-        }
-    }
-    let opened = Opened {
-        partition: seal.partition,
-        segment: next.id,
-        base: next.base,
-        epoch: next.epoch,
-        version: next.version,
-    };
-    partition.segments.push_back(next);
-    Ok(opened)
-}
-
-/// The segment that `seal` may seal.
-fn check_seal<'a>(
-    image: &Image,
-    partition: &'a PartitionRecord,
-    seal: &SealAndOpenSingle,
-) -> Result<&'a SegmentRecord, ApplyError> {
-    let open = partition.active();
-    let current = open.map(|open| open.id);
-    let open = open
-        .filter(|open| open.id == seal.segment)
-        .ok_or(ApplyError::StaleSegment { current })?;
-    if open.version != seal.version {
-        return Err(ApplyError::StaleVersion {
-            current: open.version,
-        });
-    }
-    if seal.end < open.base || open.epoch == LeaderEpoch(i32::MAX) {
-        return Err(ApplyError::InvalidRange);
-    }
-    if partition
-        .segments
-        .iter()
-        .any(|segment| segment.id == seal.next)
-    {
-        return Err(ApplyError::SegmentIdTaken { id: seal.next });
-    }
-    if !open.replicas.contains(&seal.leader) {
-        return Err(ApplyError::NotReplica {
-            broker: seal.leader,
-        });
-    }
-    let leader = image
-        .brokers
-        .get(&seal.leader)
-        .ok_or(ApplyError::UnknownBroker {
-            broker: seal.leader,
-        })?;
-    if leader.incarnation != seal.leader_incarnation {
-        return Err(ApplyError::StaleIncarnation {
-            current: Some(leader.incarnation),
-        });
-    }
-    Ok(open)
-}
 
 /// [`Command::DeleteSegments`](crate::Command::DeleteSegments).
 pub(super) fn delete(
@@ -172,7 +64,11 @@ pub(super) fn replace(
     let replaced = partition.segments.iter().skip(begins).take(old.len());
     let first = replaced.clone().next().ok_or(ApplyError::InvalidCount)?;
     let last = replaced.clone().last().ok_or(ApplyError::InvalidCount)?;
-    let fits = new.base == first.base
+    // Relative offsets of one file do not reach across the gap of an unclean recovery.
+    let mut neighbours = replaced.clone().zip(replaced.clone().skip(1));
+    let has_gap = neighbours.any(|(one, next)| one.end != Some(next.base));
+    let fits = !has_gap
+        && new.base == first.base
         && new.end == end
         && new.epoch == last.epoch
         && new.clean_end <= new.end;
@@ -186,6 +82,7 @@ pub(super) fn replace(
     {
         return Err(ApplyError::SegmentIdTaken { id: new.id });
     }
+    let complete = merged_copies(replaced.clone(), last, &new.complete)?;
     let compaction = Compaction {
         clean_end: new.clean_end,
         first_epoch: first.first_epoch(),
@@ -205,6 +102,7 @@ pub(super) fn replace(
         bytes: new.bytes,
         max_timestamp: new.max_timestamp,
         digest: new.digest,
+        complete,
         compaction: Some(compaction),
         ..last.clone()
     };
@@ -213,6 +111,44 @@ pub(super) fn replace(
     partition.segments.push_back(merged);
     partition.segments.append(rest);
     Ok(Applied::SegmentsReplaced)
+}
+
+/// Who holds the segment that takes the place of `replaced`, of which `last` is the last.
+fn merged_copies<'a>(
+    mut replaced: impl Iterator<Item = &'a SegmentRecord>,
+    last: &SegmentRecord,
+    named: &[Member],
+) -> Result<Vec<Complete>, ApplyError> {
+    let members: Vec<Member> = match named {
+        [] => last.complete.iter().map(Complete::member).collect(),
+        named => named.to_vec(),
+    };
+    check_distinct(&members)?;
+    // One file was written: without names, it can be only one broker's.
+    if named.is_empty() && members.len() > 1 {
+        return Err(ApplyError::InvalidMembers);
+    }
+    let (have, need) = (members.len(), last.min_insync_count());
+    if have < need && Rule::R35.holds() {
+        return Err(ApplyError::TooFewMembers { have, need });
+    }
+    let is_missing = |segment: &SegmentRecord, member: &Member| {
+        let mut complete = segment.complete.iter();
+        complete.all(|copy| copy.member() != *member)
+    };
+    let missing = replaced.find_map(|segment| {
+        let mut members = members.iter();
+        members.find(|member| is_missing(segment, member)).copied()
+    });
+    if let Some(member) = missing {
+        return Err(ApplyError::NotComplete { member });
+    }
+    let complete = members.iter().map(|member| Complete {
+        broker: member.broker,
+        incarnation: member.incarnation,
+        durable: true,
+    });
+    Ok(complete.collect())
 }
 
 /// The epochs of neighbours but the last one, as far as they reach above the start of the log.

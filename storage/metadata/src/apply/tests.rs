@@ -3,12 +3,17 @@
 mod random;
 mod topics;
 
-use mainstem_record::{LeaderEpoch, Member, Offset, PartitionIndex, SegmentId, TimestampMs};
+use std::collections::BTreeMap;
+
+use mainstem_record::{
+    BrokerId, Incarnation, LeaderEpoch, Member, Offset, PartitionIndex, SegmentId, TimestampMs,
+};
+use uuid::Uuid;
 
 use super::*;
 use crate::{
     command::{NewSegment, Opened, ReplacementSegment, SealAndOpenSingle},
-    image::{SegmentFlush, SegmentRecord, TopicOrigin},
+    image::{Endpoint, Roles, SegmentFlush, SegmentRecord, SegmentState, TopicOrigin},
 };
 
 const BROKER: BrokerId = BrokerId(1);
@@ -202,6 +207,7 @@ fn replacement(log: &mut Log, id: PartitionId, from: usize, count: usize) -> Com
             bytes: 1,
             max_timestamp: TimestampMs(2),
             digest: None,
+            complete: vec![],
         },
     }
 }

@@ -6,21 +6,20 @@ use std::{
 };
 
 use imbl::{OrdMap, Vector};
-use mainstem_record::{LeaderEpoch, Member, Offset, SegmentId, TimestampMs, TopicId};
+use mainstem_record::{BrokerId, LeaderEpoch, Member, Offset, SegmentId, TopicId};
 
 use super::{
     CONFIG_NAME_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, CONFIGS_MAX, PARTITIONS_PER_TOPIC_MAX,
-    TOPIC_NAME_BYTES_MAX, topic_mut,
+    TOPIC_NAME_BYTES_MAX, isr,
+    seals::{check_replicas, opened},
+    topic_mut,
 };
 use crate::{
-    command::{Applied, ApplyError, Command, NewSegment},
-    image::{
-        Broker, Image, PartitionRecord, RouteTarget, SegmentFlush, SegmentRecord, SegmentState,
-        Topic,
-    },
+    command::{Applied, ApplyError, Command, NewSegment, NextSegment},
+    image::{Image, PartitionRecord, RouteTarget, SegmentRecord, Topic},
 };
 
-/// Kafka's name of the topic and broker config that [`min_insync`] reads.
+/// Kafka's name of the topic and broker config that [`min_insync_of`] reads.
 const MIN_INSYNC_CONFIG: &str = "min.insync.replicas";
 
 /// Whether Kafka would take it as a topic's name.
@@ -58,33 +57,19 @@ pub(super) fn create(image: &mut Image, command: &Command) -> Result<Applied, Ap
     if image.topics_by_id.contains_key(id) {
         return Err(ApplyError::TopicIdTaken { id: *id });
     }
-    // One replica, on the leader, is all that this format of the command can place.
-    if *replication_factor != 1 {
-        return Err(ApplyError::InvalidReplicationFactor {
-            asked: *replication_factor,
-        });
-    }
-    let broker = image
-        .brokers
-        .get(leader)
-        .ok_or(ApplyError::UnknownBroker { broker: *leader })?;
     let configs = altered(&OrdMap::new(), configs, &[])?;
     check_count(0, partitions)?;
     check_ids(&Vector::new(), partitions)?;
-
-    let min_insync = min_insync(&configs, &image.broker_configs);
-    let topic = Topic {
+    let mut topic = Topic {
         id: *id,
         name: name.clone(),
         internal: *internal,
         origin: *origin,
         replication_factor: *replication_factor,
         configs,
-        partitions: partitions
-            .iter()
-            .map(|new| Arc::new(first_chain(new.id, broker, min_insync)))
-            .collect(),
+        partitions: Vector::new(),
     };
+    topic.partitions = first_chains(image, &topic, partitions, *leader)?;
     image.topics.insert(name.clone(), *id);
     image.topics_by_id.insert(*id, Arc::new(topic));
     Ok(Applied::TopicCreated)
@@ -134,18 +119,8 @@ pub(super) fn create_partitions(
     let leader = first
         .map(|segment| segment.leader)
         .ok_or(ApplyError::UnknownPartition)?;
-    let broker = image
-        .brokers
-        .get(&leader)
-        .ok_or(ApplyError::UnknownBroker { broker: leader })?
-        .clone();
-    let min_insync = min_insync(&topic.configs, &image.broker_configs);
-    let topic = topic_mut(image, id)?;
-    for new in add {
-        topic
-            .partitions
-            .push_back(Arc::new(first_chain(new.id, &broker, min_insync)));
-    }
+    let added = first_chains(image, topic, add, leader)?;
+    topic_mut(image, id)?.partitions.append(added);
     Ok(Applied::PartitionsCreated { count: total })
 }
 
@@ -158,12 +133,35 @@ pub(super) fn alter_configs(
 ) -> Result<Applied, ApplyError> {
     let topic = image.topic_by_id(id).ok_or(ApplyError::UnknownTopic)?;
     let configs = altered(&topic.configs, set, delete)?;
-    topic_mut(image, id)?.configs = configs;
+    let brokers = image.broker_configs.clone();
+    let topic = topic_mut(image, id)?;
+    topic.configs = configs;
+    refresh_min_insync(topic, &brokers);
+    Ok(Applied::ConfigsAltered)
+}
+
+/// [`Command::AlterBrokerConfigs`].
+pub(super) fn alter_broker_configs(
+    image: &mut Image,
+    set: &BTreeMap<String, String>,
+    delete: &[String],
+) -> Result<Applied, ApplyError> {
+    let configs = altered(&image.broker_configs, set, delete)?;
+    let is_min_insync =
+        configs.get(MIN_INSYNC_CONFIG) != image.broker_configs.get(MIN_INSYNC_CONFIG);
+    image.broker_configs = configs;
+    if is_min_insync {
+        let brokers = image.broker_configs.clone();
+        let ids: Vec<TopicId> = image.topics.values().copied().collect();
+        for id in ids {
+            refresh_min_insync(topic_mut(image, id)?, &brokers);
+        }
+    }
     Ok(Applied::ConfigsAltered)
 }
 
 /// `configs` without `delete`, with `set`. The names' meaning is the proposer's business.
-pub(super) fn altered(
+fn altered(
     configs: &OrdMap<String, String>,
     set: &BTreeMap<String, String>,
     delete: &[String],
@@ -186,44 +184,98 @@ pub(super) fn altered(
     Ok(configs)
 }
 
-/// How many in-sync replicas segments need that are opened from now on.
-pub(super) fn min_insync(topic: &OrdMap<String, String>, brokers: &OrdMap<String, String>) -> i16 {
+/// How many in-sync replicas segments of a topic need: as many as its configs, or else those of all
+/// brokers, say, at most its replication factor.
+pub(super) fn min_insync_of(topic: &Topic, brokers: &OrdMap<String, String>) -> i16 {
     let text = topic
+        .configs
         .get(MIN_INSYNC_CONFIG)
         .or_else(|| brokers.get(MIN_INSYNC_CONFIG));
-    text.and_then(|text| text.parse().ok())
-        .filter(|count| *count >= 1)
+    text.and_then(|text| text.parse::<i16>().ok())
         .unwrap_or(1)
+        .clamp(1, topic.replication_factor.max(1))
 }
 
-/// A new partition.
-fn first_chain(id: SegmentId, leader: &Broker, min_insync: i16) -> PartitionRecord {
-    let segment = SegmentRecord {
-        id,
-        base: Offset::ZERO,
-        end: None,
-        epoch: LeaderEpoch(0),
-        version: 0,
-        state: SegmentState::Active,
-        leader: leader.id,
-        leader_incarnation: leader.incarnation,
-        replicas: vec![leader.id],
-        isr: vec![Member::new(leader.id, leader.incarnation)],
-        elr: vec![],
-        lost: vec![],
-        flush: SegmentFlush::Os,
-        complete: vec![],
-        lossy: false,
-        min_insync,
-        bytes: 0,
-        max_timestamp: TimestampMs::NONE,
-        digest: None,
-        compaction: None,
+/// Gives the open segments of a topic the `min_insync` that its configs now mean (R13).
+fn refresh_min_insync(topic: &mut Topic, brokers: &OrdMap<String, String>) {
+    let now = min_insync_of(topic, brokers);
+    for partition in topic.partitions.iter_mut() {
+        let is_stale = partition
+            .active()
+            .is_some_and(|open| open.min_insync != now);
+        if !is_stale {
+            continue;
+        }
+        if let Some(open) = Arc::make_mut(partition).segments.back_mut() {
+            isr::set_min_insync(open, now);
+        }
+    }
+}
+
+/// New partitions of a topic; those that name no replicas are on `single`.
+fn first_chains(
+    image: &Image,
+    topic: &Topic,
+    new: &[NewSegment],
+    single: BrokerId,
+) -> Result<Vector<Arc<PartitionRecord>>, ApplyError> {
+    let chains = new
+        .iter()
+        .map(|new| first_chain(image, topic, new, single).map(Arc::new));
+    chains.collect()
+}
+
+fn first_chain(
+    image: &Image,
+    topic: &Topic,
+    new: &NewSegment,
+    single: BrokerId,
+) -> Result<PartitionRecord, ApplyError> {
+    let replicas = match &*new.replicas {
+        [] => vec![single],
+        placed => placed.to_vec(),
     };
-    PartitionRecord {
+    check_replicas(image, &replicas)?;
+    let asked = topic.replication_factor;
+    if i16::try_from(replicas.len()) != Ok(asked) {
+        return Err(ApplyError::InvalidReplicationFactor { asked });
+    }
+    let members = replicas.iter().filter_map(|id| {
+        let broker = image.brokers.get(id)?;
+        Some((broker, image.member(*id)?))
+    });
+    // All hold everything: nothing is in it yet.
+    let (fenced, live): (Vec<_>, Vec<_>) = members.partition(|(broker, _)| broker.fenced);
+    let isr: Vec<Member> = live.into_iter().map(|(_, member)| member).collect();
+    let wanted = new.leader.or_else(|| Some(isr.first()?.broker));
+    let Some(wanted) = wanted else {
+        let broker = replicas.first().copied().unwrap_or(single);
+        return Err(ApplyError::Fenced { broker });
+    };
+    let leader = isr.iter().find(|member| member.broker == wanted);
+    let leader = *leader.ok_or(if replicas.contains(&wanted) {
+        ApplyError::Fenced { broker: wanted }
+    } else {
+        ApplyError::NotReplica { broker: wanted }
+    })?;
+    let next = NextSegment {
+        id: new.id,
+        replicas,
+        isr,
+        leader,
+        flush: new.flush,
+    };
+    let mut segment = SegmentRecord {
+        min_insync: min_insync_of(topic, &image.broker_configs),
+        ..opened(&next, LeaderEpoch(0))
+    };
+    if segment.isr.len() < segment.min_insync_count() {
+        segment.elr = fenced.into_iter().map(|(_, member)| member).collect();
+    }
+    Ok(PartitionRecord {
         log_start: Offset::ZERO,
         segments: Vector::unit(segment),
-    }
+    })
 }
 
 /// The count after `add`, if it is allowed.

@@ -106,9 +106,6 @@ pub struct Opened {
 /// Why a command changed nothing. The same on every replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ApplyError {
-    /// Not built yet.
-    #[error("not supported yet")]
-    Unsupported,
     /// A topic of that name is there.
     #[error("topic exists already, with id {id}")]
     TopicExists {
@@ -303,6 +300,7 @@ impl ApplyError {
         matches!(
             self,
             Self::StaleIncarnation { .. }
+                | Self::DeclaredLost { .. }
                 | Self::NotReplica { .. }
                 | Self::InvalidMembers
                 | Self::LeaderNotInSync { .. }

