@@ -1,6 +1,6 @@
 //! The listener: whoever connects has little time and little room until it has proven itself.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use mainstem_env::{Listener, Stream};
 use parking_lot::Mutex;
@@ -33,12 +33,24 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: Box<dyn Listener>) {
             Ok((stream, address)) => accepted(&shared, &greeting, stream, address),
             Err(error) => {
                 shared.metrics.accepts_failed.inc();
-                tracing::warn!(%error, "cannot accept peers");
-                let pause = shared.env.sleep(ACCEPT_PAUSE);
-                stop.run_until_cancelled(pause).await;
+                if !concerns_one_connection(&error) {
+                    tracing::warn!(%error, "cannot accept peers");
+                    let pause = shared.env.sleep(ACCEPT_PAUSE);
+                    stop.run_until_cancelled(pause).await;
+                }
             }
         }
     }
+}
+
+/// Whether only the connection is gone already: who connects and resets must not slow down others.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, NotConnected};
+    let kind = error.kind();
+    matches!(
+        kind,
+        ConnectionAborted | ConnectionReset | Interrupted | NotConnected
+    )
 }
 
 fn accepted(

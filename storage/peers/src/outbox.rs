@@ -15,6 +15,9 @@ use crate::{
 /// Bytes that wait in one connection, beyond what the operating system holds. A frame that is
 /// longer takes it all.
 const QUEUED_BYTES_MAX: usize = 4 << 20;
+/// Bytes of what the reader itself answers. They wait for no bodies, so that a peer that reads is
+/// never taken for a silent one.
+const REPLIES_BYTES_MAX: usize = 64 << 10;
 /// Bytes that are written at once.
 const BATCH_BYTES: usize = 256 << 10;
 
@@ -37,6 +40,7 @@ pub(crate) struct Outbox {
     version: u8,
     queue: Mutex<Queue>,
     room: Arc<Semaphore>,
+    replies: Arc<Semaphore>,
     ready: Notify,
 }
 
@@ -56,6 +60,7 @@ impl Outbox {
             version,
             queue: Mutex::default(),
             room: Arc::new(Semaphore::new(QUEUED_BYTES_MAX)),
+            replies: Arc::new(Semaphore::new(REPLIES_BYTES_MAX)),
             ready: Notify::new(),
         }
     }
@@ -74,6 +79,12 @@ impl Outbox {
         let bytes = (bytes + HEADER_BYTES).min(QUEUED_BYTES_MAX) as u32;
         let room = Arc::clone(&self.room).acquire_many_owned(bytes).await;
         room.ok().map(Room)
+    }
+
+    /// The same for the reader, which waits only for replies of its own.
+    pub(crate) async fn reserve_reply(&self, bytes: usize) -> Option<Room> {
+        let room = Arc::clone(&self.replies).acquire_many_owned(bytes as u32);
+        room.await.ok().map(Room)
     }
 
     /// Queues a frame that has room.
@@ -118,6 +129,7 @@ impl Outbox {
     pub(crate) fn close(&self) {
         self.queue.lock().is_closed = true;
         self.room.close();
+        self.replies.close();
         self.ready.notify_one();
     }
 }

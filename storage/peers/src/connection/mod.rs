@@ -6,7 +6,8 @@
 //! handlers (tasks) <── Server <───────────┴── socket
 //! ```
 //! The reader never waits for a caller, a stream or a handler; where the other side asks more than
-//! it may, it is told so, and where it does not even read that, it is not read from. A keeper pings
+//! it may, it is told so, and where it does not even read that, it is not read from. Only the side
+//! that listens ever does not read, so the two never wait for each other. A keeper pings
 //! and ends the connection when nothing was heard for [`SILENCE_MAX`].
 
 mod client;

@@ -149,18 +149,18 @@ impl Connection {
             }
             table.next_id = header.id + 1;
         }
-        let refused = match header.kind {
+        let failure = match header.kind {
             Kind::Call => self.serve_call(server, header, payload),
-            _ => self.serve_stream(server, header, payload),
+            _ => self.serve_stream(server, header, payload).await,
         };
-        let Err(failure) = refused else { return Ok(()) };
+        let Err(failure) = failure else { return Ok(()) };
         match failure {
             Failure::NoService => self.metrics.failed.inc(),
             Failure::Busy => self.metrics.busy.inc(),
         }
         let frame = self.outbox.frame(Kind::Fail, header.id, failure.encode());
         // Who asks and does not read the answers is not read from.
-        if let Some(room) = self.outbox.reserve(frame.payload.len()).await {
+        if let Some(room) = self.outbox.reserve_reply(HEADER_BYTES).await {
             self.outbox.push(frame, room);
         }
         Ok(())

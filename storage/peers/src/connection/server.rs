@@ -10,7 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Connection, STREAMS_PER_CONNECTION_MAX};
 use crate::{
-    BODY_BYTES_MAX, Handler, Lane, Refusal, Service,
+    BODY_BYTES_MAX, Handler, Lane, REFUSAL_TEXT_BYTES_MAX, Refusal, Service,
     frame::{Failure, HEADER_BYTES, Header, Kind, encode_refusal},
 };
 
@@ -18,6 +18,10 @@ use crate::{
 pub const CALLS_PER_NODE_MAX: usize = 2048;
 /// Bytes of the bodies of those calls.
 pub const CALL_BYTES_PER_NODE_MAX: usize = 128 << 20;
+
+/// What a stream may say without waiting for room: that it is open, that it ends, that it takes no
+/// more, or a refusal.
+const STREAM_WORDS_BYTES: usize = 4 * HEADER_BYTES + REFUSAL_TEXT_BYTES_MAX;
 
 /// The services of a node, and how much it does for others at a time.
 #[derive(Debug)]
@@ -153,13 +157,17 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn serve_stream(
+    pub(super) async fn serve_stream(
         self: &Arc<Self>,
         server: &Server,
         header: &Header,
         hello: Bytes,
     ) -> Result<(), Failure> {
         let handler = server.handler(header.service, self.lane)?;
+        // Who opens streams and does not read what becomes of them is not read from.
+        let Some(room) = self.outbox.reserve_reply(STREAM_WORDS_BYTES).await else {
+            return Ok(());
+        };
         let stream = {
             let mut table = self.table.lock();
             if table.is_over || table.streams.len() >= STREAMS_PER_CONNECTION_MAX {
@@ -170,7 +178,7 @@ impl Connection {
             stream
         };
         let opened = self.outbox.frame(Kind::Opened, header.id, Bytes::new());
-        self.outbox.push_small(opened);
+        self.outbox.push(opened, room);
         self.metrics.answered.inc();
         let connection = Arc::clone(self);
         server.spawn("peer-stream", async move {
