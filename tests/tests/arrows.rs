@@ -45,6 +45,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "mainstem-log",
             "mainstem-peers",
             "mainstem-metadata",
+            "mainstem-replication",
         ],
     ),
     (
@@ -63,6 +64,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "mainstem-log",
             "mainstem-peers",
             "mainstem-metadata",
+            "mainstem-replication",
             "mainstem-broker",
             "mainstem-net",
             "mainstem-kafka",

@@ -18,3 +18,6 @@
 //! (`mainstem_log`), connections (`mainstem_peers`), and what clients are answered.
 
 pub mod machine;
+mod replication;
+
+pub use replication::{NotLed, Policies, Replication, ReplicationDeps, ReplicationError};
