@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use mainstem_record::BrokerId;
+
 use crate::command::ApplyError;
 
 /// Why the metadata service could not start or stop.
@@ -24,7 +26,7 @@ pub enum MetadataError {
         damage: IdentityDamage,
     },
     /// The identity file has a format that this build does not know.
-    #[error("{}: identity file of format {found}; this build reads format {known}", path.display())]
+    #[error("{}: identity file of format {found}; this build reads formats up to {known}", path.display())]
     IdentityFormat {
         /// The file.
         path: PathBuf,
@@ -91,6 +93,18 @@ pub enum MetadataError {
     /// The Raft library refused its options or stopped.
     #[error("raft: {0}")]
     Raft(String),
+    /// The stored metadata is that of a cluster of several nodes, and this one is to have no
+    /// connections to others.
+    #[error(
+        "this node belongs to a cluster of {nodes} nodes: start it with --cluster-listen ADDRESS"
+    )]
+    NoConnections {
+        /// How many there are.
+        nodes: usize,
+    },
+    /// The cluster, or the seeds that are to make one, cannot take this node: waiting does not help.
+    #[error("cluster: {0}")]
+    Refused(String),
     /// No leader within the time limit.
     #[error("no metadata leader after {0:?}")]
     NoLeader(std::time::Duration),
@@ -169,7 +183,8 @@ pub enum ProposeError {
     /// It was applied, and refused. Proposing it again makes sense only from a newer image.
     #[error(transparent)]
     Apply(#[from] ApplyError),
-    /// Not now. Retriable; the command may have been applied or may yet be.
+    /// Not now. Retriable; whether the command may have been applied, or may yet be, tells
+    /// [`Self::is_outcome_unknown`].
     #[error("metadata is unavailable: {0}")]
     Unavailable(Unavailability),
     /// The metadata log has failed for good: only a restart helps. Whether the command was applied
@@ -181,12 +196,17 @@ pub enum ProposeError {
 /// Why a command cannot be committed now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailability {
-    /// Another node leads, or nobody does.
-    #[error("not the leader; leader is {leader:?}")]
+    /// Another node leads, or nobody does, or no majority answers. The command was not and will not
+    /// be applied.
+    #[error("no leader took the command; leader is {leader:?}")]
     NotLeader {
         /// The node that leads, if known.
-        leader: Option<u64>,
+        leader: Option<BrokerId>,
     },
+    /// A leader took the command and nothing was heard of it in time: it was applied, or may yet be,
+    /// or never will.
+    #[error("the outcome is not known")]
+    OutcomeUnknown,
     /// The service is closing or closed.
     #[error("closing")]
     Closing,
@@ -198,5 +218,13 @@ impl ProposeError {
     /// Whether trying again later may succeed without anything else changing.
     pub fn is_retriable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
+    }
+
+    /// Whether the command may have been applied, or may yet be.
+    pub fn is_outcome_unknown(&self) -> bool {
+        match self {
+            Self::Apply(_) | Self::Unavailable(Unavailability::NotLeader { .. }) => false,
+            Self::Unavailable(_) | Self::Fatal => true,
+        }
     }
 }

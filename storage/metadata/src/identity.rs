@@ -5,7 +5,7 @@
 //! store that is missing is a loss to report, not a store to make.
 //!
 //! ```json
-//! { "identity": { "format": 1, "cluster_id": "…22 chars…", "node_id": 1,
+//! { "identity": { "format": 2, "cluster_id": "…22 chars…", "node_id": 1,
 //!                 "directory_id": "…uuid…", "store_made": true },
 //!   "crc32c": 123 }
 //! ```
@@ -25,8 +25,11 @@ use crate::{
 
 /// The name of the file in the data directory.
 pub const IDENTITY_FILE: &str = "mainstem.json";
-/// The format that this build writes; it reads no other.
-pub const IDENTITY_FORMAT: u64 = 1;
+/// The format that this build writes. In format 2 the cluster's id is there once it is committed;
+/// format 1 names one from the beginning, which counts only if `store_made` is set.
+pub const IDENTITY_FORMAT: u64 = 2;
+/// The oldest format that this build reads.
+const IDENTITY_FORMAT_MIN: u64 = 1;
 /// A larger file cannot be ours.
 const IDENTITY_BYTES_MAX: usize = 64 * 1024;
 /// 6 bits each, RFC 4648 section 5.
@@ -35,7 +38,7 @@ const BASE64URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvw
 /// Who a data directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The cluster's id, 22 characters of base64url.
+    /// The cluster's id, 22 characters of base64url; empty until the cluster has committed it.
     pub cluster_id: String,
     /// The node's id.
     pub node_id: u64,
@@ -87,12 +90,14 @@ impl Identity {
             .unwrap_or(Err(MetadataError::ShuttingDown))
     }
 
-    /// Records durably that the metadata store has been made.
-    pub(crate) async fn set_store_made(
+    /// Records durably that the metadata store has been made, and of which cluster.
+    pub(crate) async fn set_known(
         mut self,
         env: &Env,
         dir: &Path,
+        cluster_id: String,
     ) -> Result<(), MetadataError> {
+        self.cluster_id = cluster_id;
         self.store_made = true;
         let (world, path) = (env.clone(), dir.join(IDENTITY_FILE));
         env.blocking("identity", move || store(&world, &path, &self))
@@ -147,7 +152,7 @@ fn load_or_create(env: &Env, dir: &Path, node_id: u64) -> Result<Identity, Metad
             .map_err(|error| failed(parent, error))?;
     }
     let identity = Identity {
-        cluster_id: random_cluster_id(env),
+        cluster_id: String::new(),
         node_id,
         directory_id: Uuid::from_bytes(env.random_uuid()),
         store_made: false,
@@ -170,7 +175,7 @@ fn load(env: &Env, path: &Path, node_id: u64) -> Result<Identity, MetadataError>
         identity: Format { format },
         ..
     } = serde_json::from_slice(&bytes).map_err(json)?;
-    if format != IDENTITY_FORMAT {
+    if !(IDENTITY_FORMAT_MIN..=IDENTITY_FORMAT).contains(&format) {
         return Err(MetadataError::IdentityFormat {
             path: path.to_owned(),
             found: format,
@@ -186,7 +191,12 @@ fn load(env: &Env, path: &Path, node_id: u64) -> Result<Identity, MetadataError>
             computed,
         }));
     }
-    if !is_cluster_id(&body.cluster_id) {
+    let cluster_id = if body.store_made {
+        body.cluster_id
+    } else {
+        String::new()
+    };
+    if body.store_made && !is_cluster_id(&cluster_id) {
         return Err(damaged(IdentityDamage::ClusterId));
     }
     if body.node_id != node_id {
@@ -197,7 +207,7 @@ fn load(env: &Env, path: &Path, node_id: u64) -> Result<Identity, MetadataError>
         });
     }
     Ok(Identity {
-        cluster_id: body.cluster_id,
+        cluster_id,
         node_id,
         directory_id: body.directory_id,
         store_made: body.store_made,
@@ -276,17 +286,20 @@ mod tests {
         let env = world();
         let dir = Path::new("/data");
         let made = Identity::load_or_create(&env, dir, 3).await.expect("make");
-        assert!(is_cluster_id(&made.cluster_id) && !made.store_made);
+        assert!(made.cluster_id.is_empty() && !made.store_made);
         assert_eq!(
             Identity::load_or_create(&env, dir, 3).await.expect("load"),
             made
         );
-        made.clone().set_store_made(&env, dir).await.expect("store");
+        let cluster_id = random_cluster_id(&env);
+        let known = made.clone().set_known(&env, dir, cluster_id.clone());
+        known.await.expect("store");
         let loaded = Identity::load_or_create(&env, dir, 3).await.expect("load");
         assert_eq!(
             loaded,
             Identity {
                 store_made: true,
+                cluster_id,
                 ..made
             }
         );
@@ -331,12 +344,43 @@ mod tests {
                 ..
             })
         ));
-        overwrite(&env, r#"{"identity":{"format":2,"new":true},"crc32c":0}"#);
+        overwrite(&env, r#"{"identity":{"format":3,"new":true},"crc32c":0}"#);
         let newer = Identity::load_or_create(&env, dir, 3).await;
         assert!(matches!(
             newer,
-            Err(MetadataError::IdentityFormat { found: 2, .. })
+            Err(MetadataError::IdentityFormat { found: 3, .. })
         ));
+    }
+
+    #[tokio::test]
+    async fn format_1_is_read() {
+        let env = world();
+        let dir = Path::new("/data");
+        Identity::load_or_create(&env, dir, 3).await.expect("make");
+        for store_made in [false, true] {
+            let body = Body {
+                format: 1,
+                cluster_id: random_cluster_id(&env),
+                node_id: 3,
+                directory_id: Uuid::from_u128(7),
+                store_made,
+            };
+            let crc32c = checksum(&body).expect("encode");
+            let cluster_id = body.cluster_id.clone();
+            let document = Document {
+                identity: body,
+                crc32c,
+            };
+            overwrite(&env, &serde_json::to_string(&document).expect("encode"));
+            let loaded = Identity::load_or_create(&env, dir, 3).await.expect("load");
+            assert_eq!((loaded.store_made, loaded.node_id), (store_made, 3));
+            let expected = if store_made {
+                cluster_id
+            } else {
+                String::new()
+            };
+            assert_eq!(loaded.cluster_id, expected);
+        }
     }
 
     #[tokio::test]

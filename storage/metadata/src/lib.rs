@@ -17,18 +17,22 @@
 //! and the meaning of configs and topic names beyond what keeps the image bounded and legal.
 
 pub mod apply;
+mod cluster;
 pub mod command;
 pub mod error;
 pub mod identity;
 pub mod image;
 mod log;
+mod quorum;
 mod raft;
 pub mod rules;
 mod service;
 mod snapshot;
 mod store;
+pub mod transport;
 
 pub use apply::apply;
+pub use cluster::ClusterOptions;
 pub use command::{
     AlterIsr, Answer, Applied, ApplyError, BeginSeal, Command, CommitSeal, EvictReplica,
     NewSegment, NextSegment, Opened, RemoveCopy, ReplacementSegment, SealAndOpen,
@@ -40,6 +44,7 @@ pub use image::{
     Broker, Compaction, Complete, Endpoint, EpochEnd, Image, PartitionRecord, Roles, Route,
     RouteTarget, SegmentFlush, SegmentRecord, SegmentState, Topic, TopicOrigin,
 };
+pub use quorum::{Leadership, QuorumMember, QuorumStatus};
 pub use rules::Rule;
 pub use service::{Metadata, MetadataHealth, MetadataOptions, STORE_DIR, StoreKind};
 pub use store::MemoryDisk;

@@ -1,10 +1,12 @@
 //! The one way in which the service sees consensus.
 
 use mainstem_env::BoxFuture;
+use tokio::sync::watch;
 
 use crate::{
     command::{Applied, Command},
     error::{MetadataError, ProposeError},
+    quorum::{Leadership, QuorumStatus},
     service::MetadataHealth,
 };
 
@@ -13,6 +15,12 @@ use crate::{
 pub(crate) trait MetadataLog: Send + Sync {
     /// Commits and applies one command.
     fn propose(&self, command: Command) -> BoxFuture<'_, Result<Applied, ProposeError>>;
+    /// Waits until the local image holds everything that was committed before the call.
+    fn barrier(&self) -> BoxFuture<'_, Result<(), ProposeError>>;
+    /// Who leads, and every change of it.
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+    /// The quorum as this node sees it.
+    fn status(&self) -> QuorumStatus;
     /// How the log is.
     fn health(&self) -> MetadataHealth;
     /// Stops, writes everything out and releases the store. Again: does nothing.

@@ -1,22 +1,27 @@
 //! The metadata service of one node.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use mainstem_env::Env;
+use mainstem_record::BrokerId;
 use tokio::sync::watch;
 
 use crate::{
+    cluster::{ClusterOptions, Hub, HubOptions, Promise, care},
     command::{Applied, Command},
     error::{MetadataError, ProposeError},
     identity::{Identity, random_cluster_id},
     image::Image,
     log::MetadataLog,
-    raft::{Published, RaftLog, check},
+    quorum::{Leadership, QuorumStatus},
+    raft::{Begin, Links, Published, RaftLog, RaftOptions, check},
     store::{MemoryDisk, MemoryStore, Store, on_store},
 };
 
 /// The metadata store's directory in the data directory.
 pub const STORE_DIR: &str = "metadata";
+/// The pause before a start that found no leader asks again.
+const INSIST_PAUSE: Duration = Duration::from_millis(100);
 
 /// How the metadata service is started.
 #[derive(Clone, Debug)]
@@ -61,6 +66,7 @@ pub struct MetadataHealth {
 pub struct Metadata {
     log: Arc<dyn MetadataLog>,
     published: Arc<Published>,
+    hub: Option<Arc<Hub>>,
 }
 
 // === impl Metadata ===
@@ -73,17 +79,45 @@ impl Metadata {
     /// The data directory is not this node's, damaged or incomplete: the error names the path, and
     /// nothing is deleted. Or the disk fails, or the runtime stops.
     pub async fn start(env: Env, options: MetadataOptions) -> Result<Self, MetadataError> {
-        let store = match options.store {
-            StoreKind::Memory => MemoryStore::default(),
-            StoreKind::Kept(disk) => MemoryStore::new(disk),
-            StoreKind::RocksDb => return Self::on_disk(env, options).await,
+        Self::start_with(env, options, None).await
+    }
+
+    /// The same for a node with connections to others: on its first start it makes a cluster
+    /// together with its seeds, or joins that of one of them. Returns once a leader is known, every
+    /// committed entry is applied and the cluster has its id, however long the others take.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; or the seeds or the cluster cannot take this node as it is, which waiting
+    /// does not change ([`MetadataError::Refused`]).
+    pub async fn start_in_cluster(
+        env: Env,
+        options: MetadataOptions,
+        cluster: ClusterOptions,
+    ) -> Result<Self, MetadataError> {
+        Self::start_with(env, options, Some(cluster)).await
+    }
+
+    async fn start_with(
+        env: Env,
+        options: MetadataOptions,
+        cluster: Option<ClusterOptions>,
+    ) -> Result<Self, MetadataError> {
+        let store: Arc<dyn Store> = match options.store {
+            StoreKind::Memory => Arc::new(MemoryStore::default()),
+            StoreKind::Kept(disk) => Arc::new(MemoryStore::new(disk)),
+            StoreKind::RocksDb => return Box::pin(Self::on_disk(env, options, cluster)).await,
         };
-        let cluster_id = random_cluster_id(&env);
-        let (metadata, _) = Self::on(env, options.node_id, Arc::new(store), cluster_id).await?;
+        let on = Self::on(env, options.node_id, store, String::new(), cluster);
+        // Starting happens once; what it holds is not to grow every caller's future.
+        let (metadata, _) = Box::pin(on).await?;
         Ok(metadata)
     }
 
-    async fn on_disk(env: Env, options: MetadataOptions) -> Result<Self, MetadataError> {
+    async fn on_disk(
+        env: Env,
+        options: MetadataOptions,
+        cluster: Option<ClusterOptions>,
+    ) -> Result<Self, MetadataError> {
         let MetadataOptions { dir, node_id, .. } = options;
         let identity = Identity::load_or_create(&env, &dir, node_id).await?;
         let path = dir.join(STORE_DIR);
@@ -92,14 +126,17 @@ impl Metadata {
             path: path.clone(),
             damage,
         };
-        let is_blank = on_store(&env, &store, check).await.map_err(damaged)?;
-        if is_blank && identity.store_made {
+        let is_blank = on_store(&env, &store, |store| {
+            Ok(check(store)? && Promise::load(store)?.is_none())
+        });
+        if is_blank.await.map_err(damaged)? && identity.store_made {
             return Err(MetadataError::StoreLost { path });
         }
-        let wanted = identity.cluster_id.clone();
-        let (metadata, standing) = Self::on(env.clone(), node_id, store, wanted.clone()).await?;
-        let settled = if standing != wanted {
-            let (found, expected) = (standing, wanted);
+        let known = identity.cluster_id.clone();
+        let on = Self::on(env.clone(), node_id, store, known.clone(), cluster);
+        let (metadata, standing) = Box::pin(on).await?;
+        let settled = if identity.store_made && standing != known {
+            let (found, expected) = (standing, known);
             Err(MetadataError::StoreOfOtherCluster {
                 path,
                 found,
@@ -108,7 +145,7 @@ impl Metadata {
         } else if identity.store_made {
             Ok(())
         } else {
-            identity.set_store_made(&env, &dir).await
+            identity.set_known(&env, &dir, standing).await
         };
         if let Err(error) = settled {
             // The error matters more than how the stop goes.
@@ -118,39 +155,117 @@ impl Metadata {
         Ok(metadata)
     }
 
-    /// The service on a checked store, and the standing cluster id: `cluster_id` if there is none yet.
+    /// The service on a store, and the cluster's id; `known` is what an earlier start knew it to be.
     async fn on(
         env: Env,
         node_id: u64,
         store: Arc<dyn Store>,
-        cluster_id: String,
+        known: String,
+        cluster: Option<ClusterOptions>,
     ) -> Result<(Self, String), MetadataError> {
         let published = Arc::new(Published::default());
-        let log = RaftLog::start(env, node_id, store, Arc::clone(&published)).await?;
-        let metadata = Self {
-            log: Arc::new(log),
-            published,
+        let transport = cluster
+            .as_ref()
+            .map(|cluster| Arc::clone(&cluster.transport));
+        let links = Links::new(transport);
+        if !known.is_empty() {
+            links.set_cluster_id(&known);
+        }
+        let options = RaftOptions {
+            env: env.clone(),
+            node: node_id,
+            store: Arc::clone(&store),
+            published: Arc::clone(&published),
+            links: links.clone(),
+            me: cluster
+                .as_ref()
+                .map_or_else(Default::default, ClusterOptions::me),
+            voters_wanted: cluster.as_ref().map_or(1, ClusterOptions::voters_wanted),
         };
-        match metadata.settle(cluster_id).await {
-            Ok(standing) => Ok((metadata, standing)),
+        let seeds = cluster.as_ref().map_or(0, |cluster| cluster.seeds.len());
+        let hub = cluster.map(|cluster| {
+            Hub::start(HubOptions {
+                env: env.clone(),
+                node: node_id,
+                store,
+                published: Arc::clone(&published),
+                links: links.clone(),
+                cluster,
+            })
+        });
+        let begin = begin(&options, hub.as_deref(), seeds > 0).await?;
+        let log = RaftLog::start(options, begin).await?;
+        let metadata = Self {
+            log: Arc::clone(&log) as Arc<dyn MetadataLog>,
+            published,
+            hub,
+        };
+        match metadata.settle(&env, &log, &links, seeds > 0).await {
+            Ok(()) => {
+                let standing = metadata.image().cluster_id.clone();
+                Ok((metadata, standing))
+            }
             Err(error) => {
                 // The error matters more than how the stop goes.
                 let _ = metadata.close().await;
-                Err(error.into())
+                Err(error)
             }
         }
     }
 
     /// Brings the image up to all that was committed before this start: a command that is applied
     /// now comes after all of it.
-    async fn settle(&self, cluster_id: String) -> Result<String, ProposeError> {
-        self.propose(Command::Barrier).await?;
-        let standing = self.image().cluster_id.clone();
-        if !standing.is_empty() {
-            return Ok(standing);
+    async fn settle(
+        &self,
+        env: &Env,
+        log: &Arc<RaftLog>,
+        links: &Links,
+        has_seeds: bool,
+    ) -> Result<(), MetadataError> {
+        if let Some(hub) = &self.hub {
+            hub.serve_log(Arc::clone(log));
+            env.spawn("metadata-members", care(Arc::clone(hub), Arc::clone(log)));
         }
-        self.propose(Command::SetClusterId { cluster_id }).await?;
-        Ok(self.image().cluster_id.clone())
+        self.insist(env, &Command::Barrier).await?;
+        if self.image().cluster_id.is_empty() {
+            let promised = links.cluster_id();
+            let cluster_id = if promised.is_empty() {
+                random_cluster_id(env)
+            } else {
+                promised
+            };
+            self.insist(env, &Command::SetClusterId { cluster_id })
+                .await?;
+        }
+        let standing = self.image().cluster_id.clone();
+        if links.cluster_id().is_empty() {
+            links.set_cluster_id(&standing);
+        }
+        match &self.hub {
+            Some(hub) if has_seeds && self.status().members.len() == 1 => hub.check_seeds().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Proposes until it is applied; in a cluster others may have to start first.
+    async fn insist(&self, env: &Env, command: &Command) -> Result<(), MetadataError> {
+        loop {
+            let error = match self.propose(command.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            let Some(hub) = &self.hub else {
+                return Err(error.into());
+            };
+            if let Some(why) = hub.refusal() {
+                return Err(MetadataError::Refused(why));
+            }
+            if !error.is_retriable() {
+                return Err(error.into());
+            }
+            tracing::info!(reason = %error, "waiting for a metadata leader");
+            env.sleep(INSIST_PAUSE).await;
+        }
     }
 
     /// The newest image. Load it once per request.
@@ -172,6 +287,31 @@ impl Metadata {
         self.log.propose(command).await
     }
 
+    /// Waits until [`Self::image`] holds everything that was committed before the call, on any node:
+    /// what is read then is linearizable. Costs a round to a majority and nothing in the log.
+    ///
+    /// # Errors
+    /// [`ProposeError::Unavailable`] without a leader that a majority answers, and
+    /// [`ProposeError::Fatal`].
+    pub async fn barrier(&self) -> Result<(), ProposeError> {
+        self.log.barrier().await
+    }
+
+    /// The node that leads the metadata quorum, as far as this one knows.
+    pub fn leader(&self) -> Option<BrokerId> {
+        self.log.leadership().borrow().leader
+    }
+
+    /// Tells who leads, after each change.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.log.leadership()
+    }
+
+    /// The quorum as this node sees it.
+    pub fn status(&self) -> QuorumStatus {
+        self.log.status()
+    }
+
     /// How the service is.
     pub fn health(&self) -> MetadataHealth {
         self.log.health()
@@ -182,8 +322,47 @@ impl Metadata {
     /// # Errors
     /// The store could not be written out; what was committed is safe in its write-ahead log.
     pub async fn close(&self) -> Result<(), MetadataError> {
-        self.log.close().await
+        let closed = self.log.close().await;
+        if let Some(hub) = &self.hub {
+            hub.forget_log();
+        }
+        closed
     }
+}
+
+/// What Raft does if its store is blank.
+async fn begin(
+    options: &RaftOptions,
+    hub: Option<&Hub>,
+    has_seeds: bool,
+) -> Result<Begin, MetadataError> {
+    let stored = on_store(&options.env, &options.store, |store| {
+        let is_blank = check(store)? && store.last()?.is_none();
+        Ok((is_blank, Promise::load(store)?))
+    });
+    let (is_blank, promise) = stored
+        .await
+        .map_err(|error| MetadataError::Raft(error.to_string()))?;
+    let Some(hub) = hub else {
+        return match promise {
+            Some(promise) if is_blank => Err(MetadataError::NoConnections {
+                nodes: promise.founders.len(),
+            }),
+            _ if is_blank => Ok(Begin::Alone),
+            _ => Ok(Begin::Wait),
+        };
+    };
+    let promise = match hub.recall().await? {
+        _ if !is_blank => return Ok(Begin::Wait),
+        Some(promise) => promise,
+        None if !has_seeds => return Ok(Begin::Alone),
+        None => hub.promised().await?,
+    };
+    if promise.founder() != Some(options.node) {
+        return Ok(Begin::Wait);
+    }
+    hub.bind_founders(&promise).await?;
+    Ok(Begin::Found(promise.founders))
 }
 
 impl std::fmt::Debug for Metadata {

@@ -6,11 +6,16 @@
 //! environment.
 
 mod check;
+mod driver;
+mod election;
 mod log_store;
+mod members;
 mod network;
 mod node;
 mod runtime;
+mod server;
 mod state_machine;
+pub(crate) mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -19,8 +24,15 @@ use std::io::Cursor;
 
 use openraft::{AnyError, StorageError, StorageIOError};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-pub(crate) use self::{check::check, node::RaftLog, state_machine::Published};
+pub(crate) use self::{
+    check::check,
+    members::{JoinAnswer, JoinRequest},
+    network::{LinkError, Links, broker},
+    node::{Begin, RaftLog, RaftOptions},
+    state_machine::Published,
+};
 use crate::{
     command::{Applied, ApplyError, Envelope},
     error::StoreError,
@@ -28,11 +40,26 @@ use crate::{
 
 /// A node of the metadata quorum.
 pub(crate) type NodeId = u64;
+
+/// What the quorum's membership says of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct QuorumNode {
+    /// Where the others reach it (`host:port`); empty: not at all.
+    pub(crate) addr: String,
+    /// The identity of its data directory; nil where it was never said.
+    #[serde(default, skip_serializing_if = "Uuid::is_nil")]
+    pub(crate) directory_id: Uuid,
+    /// Whether it may become a voter.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) controller: bool,
+}
+
+type Metrics = openraft::RaftMetrics<NodeId, QuorumNode>;
 type Entry = openraft::Entry<Types>;
 type LogId = openraft::LogId<NodeId>;
 type Vote = openraft::Vote<NodeId>;
-type SnapshotMeta = openraft::SnapshotMeta<NodeId, openraft::BasicNode>;
-type StoredMembership = openraft::StoredMembership<NodeId, openraft::BasicNode>;
+type SnapshotMeta = openraft::SnapshotMeta<NodeId, QuorumNode>;
+type StoredMembership = openraft::StoredMembership<NodeId, QuorumNode>;
 type StorageResult<T> = Result<T, StorageError<NodeId>>;
 
 openraft::declare_raft_types!(
@@ -41,7 +68,7 @@ openraft::declare_raft_types!(
         D = Envelope,
         R = Outcome,
         NodeId = NodeId,
-        Node = openraft::BasicNode,
+        Node = QuorumNode,
         Entry = openraft::Entry<Types>,
         SnapshotData = Cursor<Vec<u8>>,
         AsyncRuntime = runtime::EnvRuntime,

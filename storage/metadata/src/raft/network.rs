@@ -1,63 +1,218 @@
-//! The network of a quorum of one: there is nobody to reach.
+//! openraft's network over our transport.
 
+use std::{sync::Arc, time::Duration};
+
+use mainstem_record::BrokerId;
 use openraft::{
-    BasicNode, RaftNetwork, RaftNetworkFactory,
-    error::{InstallSnapshotError, RPCError, RaftError, Unreachable},
-    network::RPCOption,
+    RaftNetwork, RaftNetworkFactory,
+    error::{
+        InstallSnapshotError, NetworkError, PayloadTooLarge, RPCError, RaftError, RemoteError,
+        Unreachable,
+    },
+    network::{Backoff, RPCOption},
     raft::{
         AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest,
         InstallSnapshotResponse, VoteRequest, VoteResponse,
     },
 };
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{NodeId, Types};
+use super::{
+    NodeId, QuorumNode, SnapshotMeta, Types, Vote,
+    wire::{self, Kind, WireError},
+};
+use crate::transport::{CallError, Transport};
 
-/// Makes [`Nobody`] of every node.
-pub(crate) struct Alone;
+/// How long a snapshot's chunk may take: it is written to disk on the other side.
+pub(super) const SNAPSHOT_CHUNK_MS: u64 = 10_000;
+/// Pauses before a node that cannot be reached is tried again; the last one repeats.
+const BACKOFF_MS: [u64; 3] = [50, 100, 200];
 
-/// A node that cannot be reached.
-pub(crate) struct Nobody;
+/// The connections to the other nodes, and the name of our cluster. A quorum of one has none.
+#[derive(Clone)]
+pub(crate) struct Links {
+    transport: Option<Arc<dyn Transport>>,
+    cluster_id: Arc<Mutex<String>>,
+}
 
+/// The network of one other node.
+pub(crate) struct Link {
+    links: Links,
+    target: NodeId,
+}
+
+/// Everything of a snapshot's chunk but its data.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SnapshotHead {
+    pub(super) vote: Vote,
+    pub(super) meta: SnapshotMeta,
+    pub(super) offset: u64,
+    pub(super) done: bool,
+}
+
+/// Why another node has not answered.
 #[derive(Debug, thiserror::Error)]
-#[error("this build has a metadata quorum of one node")]
-struct NoNetwork;
+pub(crate) enum LinkError {
+    #[error("this node has no connections to others")]
+    Alone,
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
 
-type RpcError<E = openraft::error::Infallible> = RPCError<NodeId, BasicNode, RaftError<NodeId, E>>;
+type RpcError<E = openraft::error::Infallible> = RPCError<NodeId, QuorumNode, RaftError<NodeId, E>>;
 
-// === impl Alone ===
+// === impl Links ===
 
-impl RaftNetworkFactory<Types> for Alone {
-    type Network = Nobody;
+impl Links {
+    pub(crate) fn new(transport: Option<Arc<dyn Transport>>) -> Self {
+        Self {
+            transport,
+            cluster_id: Arc::default(),
+        }
+    }
 
-    async fn new_client(&mut self, _target: NodeId, _node: &BasicNode) -> Nobody {
-        Nobody
+    pub(crate) fn transport(&self) -> Option<&Arc<dyn Transport>> {
+        self.transport.as_ref()
+    }
+
+    pub(crate) fn cluster_id(&self) -> String {
+        self.cluster_id.lock().clone()
+    }
+
+    pub(crate) fn set_cluster_id(&self, cluster_id: &str) {
+        cluster_id.clone_into(&mut self.cluster_id.lock());
+        if let Some(transport) = &self.transport {
+            transport.set_cluster_id(cluster_id);
+        }
+    }
+
+    /// Asks one node.
+    pub(crate) async fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        to: NodeId,
+        kind: Kind,
+        question: &Q,
+        limit: Duration,
+    ) -> Result<A, LinkError> {
+        self.call_with(to, kind, question, &[], limit).await
+    }
+
+    async fn call_with<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        to: NodeId,
+        kind: Kind,
+        question: &Q,
+        raw: &[u8],
+        limit: Duration,
+    ) -> Result<A, LinkError> {
+        let transport = self.transport.as_ref().ok_or(LinkError::Alone)?;
+        let body = wire::request(kind, &self.cluster_id(), question, raw)?;
+        let answer = transport.call(broker(to), body, limit).await?;
+        Ok(wire::read_answer(&answer)?)
+    }
+
+    /// Asks whoever listens at an address.
+    pub(crate) async fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        address: &str,
+        kind: Kind,
+        question: &Q,
+        limit: Duration,
+    ) -> Result<A, LinkError> {
+        let transport = self.transport.as_ref().ok_or(LinkError::Alone)?;
+        let body = wire::request(kind, &self.cluster_id(), question, &[])?;
+        let answer = transport.ask(address, body, limit).await?;
+        Ok(wire::read_answer(&answer)?)
     }
 }
 
-// === impl Nobody ===
+/// A node as the transport knows it. Node ids are checked to be legal where they come in.
+pub(crate) fn broker(node: NodeId) -> BrokerId {
+    BrokerId(i32::try_from(node).unwrap_or(i32::MAX))
+}
 
-impl RaftNetwork<Types> for Nobody {
+impl RaftNetworkFactory<Types> for Links {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: NodeId, _node: &QuorumNode) -> Link {
+        Link {
+            links: self.clone(),
+            target,
+        }
+    }
+}
+
+// === impl Link ===
+
+impl RaftNetwork<Types> for Link {
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<Types>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
-        Err(Unreachable::new(&NoNetwork).into())
+        let entries = request.entries.len();
+        let limit = option.hard_ttl();
+        let sent = self.links.call(self.target, Kind::Append, &request, limit);
+        sent.await.map_err(|error| match error {
+            LinkError::Wire(WireError::Large(_)) if entries > 1 => {
+                let half = u64::try_from(entries / 2).unwrap_or(1);
+                RPCError::PayloadTooLarge(PayloadTooLarge::new_entries_hint(half))
+            }
+            error => failed(&error),
+        })
     }
 
     async fn install_snapshot(
         &mut self,
-        _request: InstallSnapshotRequest<Types>,
-        _option: RPCOption,
+        request: InstallSnapshotRequest<Types>,
+        option: RPCOption,
     ) -> Result<InstallSnapshotResponse<NodeId>, RpcError<InstallSnapshotError>> {
-        Err(Unreachable::new(&NoNetwork).into())
+        let head = SnapshotHead {
+            vote: request.vote,
+            meta: request.meta,
+            offset: request.offset,
+            done: request.done,
+        };
+        let (target, limit) = (self.target, option.hard_ttl());
+        let sent = self
+            .links
+            .call_with(target, Kind::Snapshot, &head, &request.data, limit);
+        let answer: Result<InstallSnapshotResponse<NodeId>, InstallSnapshotError> =
+            sent.await.map_err(|error| failed(&error))?;
+        answer.map_err(|error| {
+            let remote = RemoteError::new(target, RaftError::APIError(error));
+            RPCError::RemoteError(remote)
+        })
     }
 
     async fn vote(
         &mut self,
-        _request: VoteRequest<NodeId>,
-        _option: RPCOption,
+        request: VoteRequest<NodeId>,
+        option: RPCOption,
     ) -> Result<VoteResponse<NodeId>, RpcError> {
-        Err(Unreachable::new(&NoNetwork).into())
+        let limit = option.hard_ttl();
+        let sent = self.links.call(self.target, Kind::Vote, &request, limit);
+        sent.await.map_err(|error| failed(&error))
+    }
+
+    fn backoff(&self) -> Backoff {
+        let last = BACKOFF_MS.last().copied().into_iter().cycle();
+        Backoff::new(
+            BACKOFF_MS
+                .into_iter()
+                .chain(last)
+                .map(Duration::from_millis),
+        )
+    }
+}
+
+/// What openraft does next: a broken connection is tried again at once, all else after a pause.
+fn failed<E: std::error::Error>(error: &LinkError) -> RPCError<NodeId, QuorumNode, E> {
+    match error {
+        LinkError::Call(CallError::OutcomeUnknown) => NetworkError::new(error).into(),
+        error => Unreachable::new(error).into(),
     }
 }

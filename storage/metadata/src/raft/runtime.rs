@@ -14,16 +14,14 @@ use std::{
 };
 
 use mainstem_env::{BoxFuture, Elapsed, Env};
-use openraft::{
-    AsyncRuntime, BasicNode, Raft, RaftMetrics, async_runtime::AsyncOneshotSendExt, error::Fatal,
-};
+use openraft::{AsyncRuntime, Raft, async_runtime::AsyncOneshotSendExt, error::Fatal};
 use parking_lot::Mutex;
 use tokio::{
     sync::{oneshot, watch},
     task::futures::TaskLocalFuture,
 };
 
-use super::{NodeId, Types};
+use super::{Metrics, NodeId, Types};
 
 tokio::task_local! {
     /// The environment of the task that runs.
@@ -111,8 +109,13 @@ impl EnvRaft {
         within(&self.env, call(&self.raft))
     }
 
+    /// Has the node seek votes.
+    pub(crate) async fn elect(&self) -> Result<(), Fatal<NodeId>> {
+        self.call(async |raft| raft.trigger().elect().await).await
+    }
+
     /// What the node tells of itself; needs no environment.
-    pub(crate) fn metrics(&self) -> watch::Receiver<RaftMetrics<NodeId, BasicNode>> {
+    pub(crate) fn metrics(&self) -> watch::Receiver<Metrics> {
         self.raft.metrics()
     }
 }

@@ -4,7 +4,7 @@ use mainstem_env::Env;
 use openraft::testing::{StoreBuilder, Suite};
 
 use super::{
-    Published, RaftLog, StorageResult, Types, check,
+    Begin, Links, Published, QuorumNode, RaftLog, RaftOptions, StorageResult, Types, check,
     log_store::LogStore,
     runtime::within_sync,
     state_machine::{State, StateMachine},
@@ -46,9 +46,18 @@ fn rocksdb_store_passes_the_suite_of_openraft() {
     within_sync(&Env::real(), || Suite::test_all(builder).expect("suite"));
 }
 
-async fn start(store: &Arc<dyn Store>) -> (RaftLog, Arc<Published>) {
+async fn start(store: &Arc<dyn Store>) -> (Arc<RaftLog>, Arc<Published>) {
     let published = Arc::new(Published::default());
-    let log = RaftLog::start(Env::real(), 1, Arc::clone(store), Arc::clone(&published)).await;
+    let options = RaftOptions {
+        env: Env::real(),
+        node: 1,
+        store: Arc::clone(store),
+        published: Arc::clone(&published),
+        links: Links::new(None),
+        me: QuorumNode::default(),
+        voters_wanted: 1,
+    };
+    let log = RaftLog::start(options, Begin::Alone).await;
     (log.expect("start"), published)
 }
 

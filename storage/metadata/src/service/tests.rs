@@ -272,14 +272,17 @@ mod on_disk {
     #[tokio::test]
     async fn a_start_that_died_before_its_first_commit_is_finished() {
         let dir = tempfile::tempdir().expect("dir");
-        let made = Identity::load_or_create(&Env::real(), dir.path(), 1)
+        Identity::load_or_create(&Env::real(), dir.path(), 1)
             .await
             .expect("make");
         let path = dir.path().join(STORE_DIR);
         let store = crate::store::RocksStore::open(&path, true).expect("make");
         store.close().expect("close");
         let metadata = start(dir.path()).await.expect("start");
-        assert_eq!(metadata.image().cluster_id, made.cluster_id);
+        let known = Identity::load_or_create(&Env::real(), dir.path(), 1).await;
+        let known = known.expect("load");
+        assert!(known.store_made);
+        assert_eq!(metadata.image().cluster_id, known.cluster_id);
         metadata.close().await.expect("close");
     }
 

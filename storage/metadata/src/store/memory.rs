@@ -32,6 +32,17 @@ impl MemoryDisk {
     }
 }
 
+#[cfg(test)]
+impl MemoryDisk {
+    /// What was on the disk right after the node had promised to belong to a cluster.
+    pub(crate) fn only_promise(&self) -> Self {
+        let mut content = self.0.lock().clone();
+        content.log.clear();
+        content.values.retain(|key, _| *key == Key::Promise);
+        Self(Arc::new(Mutex::new(content)))
+    }
+}
+
 // === impl MemoryStore ===
 
 impl MemoryStore {

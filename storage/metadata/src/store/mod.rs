@@ -31,6 +31,8 @@ pub(crate) enum Key {
     SnapshotMeta,
     /// The snapshot.
     SnapshotData,
+    /// Which cluster this node has promised to belong to.
+    Promise,
 }
 
 /// Whether a value must survive a crash.
@@ -75,12 +77,13 @@ pub(crate) trait Store: Send + Sync + 'static {
 impl Key {
     /// All of them.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Vote,
         Self::Committed,
         Self::Purged,
         Self::SnapshotMeta,
         Self::SnapshotData,
+        Self::Promise,
     ];
 }
 

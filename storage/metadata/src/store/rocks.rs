@@ -214,6 +214,7 @@ fn place(key: Key) -> (&'static str, &'static [u8]) {
         Key::Vote => (META, b"vote"),
         Key::Committed => (META, b"committed"),
         Key::Purged => (META, b"purged"),
+        Key::Promise => (META, b"promise"),
         Key::SnapshotMeta => (SNAPSHOT, b"meta"),
         Key::SnapshotData => (SNAPSHOT, b"data"),
     }
