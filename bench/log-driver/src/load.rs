@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use mainstem_env::Env;
 use mainstem_log::{
-    Ack, Append, AppendTicket, Flush, Log, LogEvent, LogOptions, Partition, PartitionSettings,
-    PartitionSpec, SegmentSpec,
+    Ack, Append, AppendTicket, Commit, Flush, Log, LogEvent, LogOptions, Partition,
+    PartitionSettings, PartitionSpec, Role, SegmentSpec,
 };
 use mainstem_record::{
     BatchBuilder, BatchOptions, EncodedRecord, LeaderEpoch, Offset, PartitionId, PartitionIndex,
@@ -148,6 +148,7 @@ impl Layout {
             log_start: Offset(0),
             segments: segments.collect(),
             settings: settings(self.policy.of(index)),
+            role: Role::Leader(Commit::Own),
         }
     }
 }
@@ -166,6 +167,7 @@ fn segment(index: i32, number: i32, base: Offset) -> SegmentSpec {
         epoch: LeaderEpoch(number),
         end: None,
         compacted_from: None,
+        held: true,
     }
 }
 

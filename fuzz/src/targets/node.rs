@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use mainstem_log::{
-    Ack, Append, CompactOptions, Flush, Label, Labeller, Labels, Log, LogOptions, Lookup,
-    Partition, PartitionSettings, PartitionSpec, Read, SegmentSpec,
+    Ack, Append, Commit, CompactOptions, Flush, Label, Labeller, Labels, Log, LogOptions, Lookup,
+    Partition, PartitionSettings, PartitionSpec, Read, Role, SegmentSpec,
     verify::{DumpOptions, Finding, Severity, dump, verify},
 };
 use mainstem_record::{
@@ -73,6 +73,7 @@ pub(super) fn segment(number: u128, base: Offset, end: Option<Offset>) -> Segmen
         epoch: LeaderEpoch(number as i32),
         end,
         compacted_from: None,
+        held: true,
     }
 }
 
@@ -84,6 +85,7 @@ pub(super) fn spec(segments: Vec<SegmentSpec>) -> PartitionSpec {
         },
         log_start: Offset(0),
         segments,
+        role: Role::Leader(Commit::Own),
         settings: PartitionSettings {
             flush: Flush::Always,
             segment_bytes: 1 << 30,

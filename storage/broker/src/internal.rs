@@ -249,7 +249,7 @@ pub(crate) fn code_of(error: &AppendError) -> ErrorCode {
         AppendError::BatchTooLarge => ErrorCode::RecordListTooLarge,
         AppendError::InvalidBatch => ErrorCode::CorruptMessage,
         AppendError::Removed => ErrorCode::UnknownTopicOrPartition,
-        AppendError::Closed => ErrorCode::NotLeaderOrFollower,
+        AppendError::Closed | AppendError::NotLeader => ErrorCode::NotLeaderOrFollower,
         AppendError::WouldBlock => ErrorCode::RequestTimedOut,
         // Retriable: the disk may have space again, or another node may lead one day.
         _ => ErrorCode::KafkaStorageError,

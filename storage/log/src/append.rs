@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use mainstem_record::{EncodedRecord, Offset, TimestampMs};
+use mainstem_record::{EncodedRecord, Offset, SegmentId, TimestampMs};
 use tokio::sync::oneshot;
 
 use crate::error::AppendError;
@@ -47,6 +47,20 @@ pub enum Append {
     },
 }
 
+/// Batches of a leader, for a follower.
+#[derive(Debug)]
+pub struct ReplicaAppend {
+    /// The segment that they are of.
+    pub segment: SegmentId,
+    /// Where they begin: the end of this log.
+    pub at: Offset,
+    /// Whole batches as they lie in the leader's log, one after the other, at least one.
+    pub batches: Bytes,
+    /// When the ticket completes; [`Ack::Durable`] asks for no high watermark here, only for a sync
+    /// under [`crate::Flush::Always`].
+    pub ack: Ack,
+}
+
 /// When a ticket completes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ack {
@@ -54,7 +68,8 @@ pub enum Ack {
     None,
     /// When written: others may take it over, a power cut may lose it.
     Written,
-    /// When durable, as the partition's [`crate::Flush`] says.
+    /// When durable, as the partition's [`crate::Flush`] says; with [`crate::Commit::External`] when
+    /// the committed end has passed it.
     Durable,
 }
 

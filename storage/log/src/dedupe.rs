@@ -6,8 +6,10 @@ mod qos2;
 
 use mainstem_record::{BatchHeader, records};
 
-pub(crate) use producers::{Mark, Producer, Producers, Verdict};
-pub(crate) use qos2::{Qos2, Qos2Undo};
+pub(crate) use producers::{
+    Mark, PRODUCER_BYTES_MAX, PRODUCERS_MAX, Producer, Producers, Verdict,
+};
+pub(crate) use qos2::{Qos2, Qos2Undo, SESSION_BYTES_MAX, SESSIONS_MAX};
 
 use crate::{QOS2_HEADER, append::Qos2Id};
 
@@ -50,19 +52,31 @@ impl Dedupe {
         if header.has_producer() {
             self.producers.record(header, now_ms);
         }
-        if !header.attributes.is_mqtt() {
-            return;
-        }
-        // The checksum held, so these are our own bytes; a record that cannot be read has no
-        // identity that could be remembered.
-        let Ok(records) = records(batch, decompressed_bytes_max) else {
-            return;
-        };
-        for record in records.iter().map_while(Result::ok) {
-            let value = record.headers.last(QOS2_HEADER.as_bytes());
-            if let Some(id) = value.and_then(Qos2Id::from_header) {
-                self.qos2.record(&id, now_ms);
-            }
+        qos2_of(header, batch, decompressed_bytes_max, |id| {
+            self.qos2.record(&id, now_ms);
+        });
+    }
+}
+
+/// The QoS 2 publishes in a batch that is known to be whole, in order.
+pub(crate) fn qos2_of(
+    header: &BatchHeader,
+    batch: &[u8],
+    decompressed_bytes_max: usize,
+    mut take: impl FnMut(Qos2Id),
+) {
+    if !header.attributes.is_mqtt() {
+        return;
+    }
+    // The checksum held, so these are our own bytes; a record that cannot be read has no
+    // identity that could be remembered.
+    let Ok(records) = records(batch, decompressed_bytes_max) else {
+        return;
+    };
+    for record in records.iter().map_while(Result::ok) {
+        let value = record.headers.last(QOS2_HEADER.as_bytes());
+        if let Some(id) = value.and_then(Qos2Id::from_header) {
+            take(id);
         }
     }
 }

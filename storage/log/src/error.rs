@@ -31,6 +31,28 @@ pub enum AppendError {
     /// The active segment holds all that it can; it must be rolled first.
     #[error("the active segment is full")]
     SegmentFull,
+    /// This node does not lead the partition (any more). If it did when it was asked, whether it was
+    /// stored is unknown.
+    #[error("not the leader of the partition")]
+    NotLeader,
+    /// This node does not follow in the partition (any more). If it did when it was asked, whether
+    /// it was stored is unknown.
+    #[error("not a follower in the partition")]
+    NotFollower,
+    /// Batches of a leader that do not go on where this log ends. Nothing was written.
+    #[error("the log ends at {end}")]
+    NotAtEnd {
+        /// Where they must begin.
+        end: Offset,
+    },
+    /// Batches of a leader for another segment than the active one, or of another leader epoch.
+    /// Nothing was written.
+    #[error("not of the active segment")]
+    WrongSegment,
+    /// What is remembered where the active segment begins must be installed first
+    /// ([`crate::Partition::install_memory`]).
+    #[error("what the partition remembers is not known here")]
+    NoMemory,
     /// An idempotent producer left out, or repeated, a sequence.
     #[error("producer {producer}: sequence {got}, expected {expected}")]
     OutOfOrderSequence {
@@ -94,6 +116,27 @@ pub enum PartitionError {
         /// The highest that is possible.
         committed_end: Offset,
     },
+    /// This node leads the partition: a leader never cuts its own segment.
+    #[error("this node leads the partition")]
+    Leading,
+    /// The log cannot be cut there: no batch ends there, or what lies above it may have been read.
+    #[error("the log cannot be cut at {end}")]
+    CannotCut {
+        /// Where it should have ended.
+        end: Offset,
+    },
+    /// What is remembered where the active segment begins is not known here.
+    #[error("what the partition remembers is not known here")]
+    NoMemory,
+    /// These bytes are not what is remembered where the active segment begins.
+    #[error("not what the partition remembers where its active segment begins")]
+    BadMemory,
+    /// The segment is not one that can be copied here: it is held, active or not of the chain.
+    #[error("segment {0} cannot be copied here")]
+    CannotCopy(SegmentId),
+    /// The copied bytes are not those of the segment.
+    #[error("the copy of segment {0} is not what its digest says")]
+    BadCopy(SegmentId),
     /// The file system failed; the state is as before, and it may be tried again.
     #[error("input or output failed: {0}")]
     Io(io::ErrorKind),
@@ -119,6 +162,14 @@ pub enum ReadError {
         base: Offset,
         /// The offset after the last damaged one.
         end: Offset,
+    },
+    /// The records are of a segment that is not on this node.
+    #[error("segment {segment} is not held here")]
+    NotHeld {
+        /// The segment.
+        segment: SegmentId,
+        /// The offset after it; `None` if it is not sealed.
+        end: Option<Offset>,
     },
     /// The partition was removed.
     #[error("the partition was removed")]
@@ -262,7 +313,12 @@ impl AppendError {
             | Self::ShardFailed
             | Self::NoSpace
             | Self::Io(_)
-            | Self::SegmentFull => true,
+            | Self::SegmentFull
+            | Self::NotLeader
+            | Self::NotFollower
+            | Self::NotAtEnd { .. }
+            | Self::WrongSegment
+            | Self::NoMemory => true,
             Self::OutOfOrderSequence { .. }
             | Self::InvalidProducerEpoch
             | Self::BatchTooLarge
@@ -287,12 +343,18 @@ impl From<PartitionError> for AppendError {
             PartitionError::Removed => Self::Removed,
             PartitionError::ShardFailed => Self::ShardFailed,
             PartitionError::Io(kind) => Self::Io(kind),
+            PartitionError::NoMemory => Self::NoMemory,
             PartitionError::Failed
             | PartitionError::NoActiveSegment
             | PartitionError::NotFrozen
             | PartitionError::NotNext { .. }
             | PartitionError::CannotDrop(_)
             | PartitionError::CannotReplace(_)
+            | PartitionError::Leading
+            | PartitionError::CannotCut { .. }
+            | PartitionError::BadMemory
+            | PartitionError::CannotCopy(_)
+            | PartitionError::BadCopy(_)
             | PartitionError::AboveCommitted { .. } => Self::PartitionFailed,
         }
     }

@@ -205,6 +205,7 @@ mod tests {
             epoch: LeaderEpoch(0),
             end: Some(Offset(1)),
             compacted_from: None,
+            held: true,
         };
         let state = SegmentState {
             end: spec.end,

@@ -3,17 +3,23 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use mainstem_record::{BatchBuilder, BatchHeader, BatchOptions, EncodedRecord, TimestampMs};
-use parking_lot::RwLock;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
+use mainstem_record::{
+    BatchBuilder, BatchHeader, BatchOptions, EncodedRecord, Offset, SegmentId, TimestampMs, check_stored,
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
 
 use crate::{
     active::{Active, Frozen},
-    append::{Ack, Append, AppendTicket, Appended, Qos2Id, TicketSender},
+    append::{Ack, Append, AppendTicket, Appended, Qos2Id, ReplicaAppend, TicketSender},
+    dedupe::{Dedupe, qos2_of},
     error::{AppendError, LogError, PartitionError},
     event::{ShardFailure, ShardHealth},
+    options::LogOptions,
+    planted::{Bug, planted},
+    segment::Segment,
     shared::{Shared, Status},
-    spec::PartitionSettings,
+    spec::{Ends, PartitionSettings, Role},
 };
 
 /// What a waiting append costs besides its bytes, so that empty ones are bounded too.
@@ -29,6 +35,16 @@ pub(crate) struct Inbox {
     bytes: Arc<Semaphore>,
     bytes_max: u32,
     health: Arc<Health>,
+    decompressed_bytes_max: usize,
+    told: Arc<Told>,
+}
+
+/// Partitions with a high watermark that their shard has not looked at, each at most once. They are
+/// not in the queue, which may be full: what completes appends must not wait behind them.
+#[derive(Default)]
+pub(crate) struct Told {
+    partitions: Mutex<Vec<Arc<Shared>>>,
+    notify: Notify,
 }
 
 /// Whether a shard still acknowledges.
@@ -73,16 +89,33 @@ pub(crate) enum Work {
         timestamp: TimestampMs,
         qos2: Option<Qos2Id>,
     },
+    Replica(Box<ReplicaWork>),
+}
+
+/// Batches of the leader that were checked, except against the log.
+pub(crate) struct ReplicaWork {
+    pub(crate) segment: SegmentId,
+    /// At least one; each begins where the one before it ends.
+    pub(crate) batches: Vec<(BatchHeader, Bytes)>,
+    pub(crate) bytes: usize,
+    /// The QoS 2 publishes in them.
+    pub(crate) qos2: Vec<Qos2Id>,
 }
 
 /// What a shard is asked about one partition, in order with its appends.
 pub(crate) enum Control {
     /// Take the partition on; with no active segment it begins frozen.
-    Open(Option<Active>, PartitionSettings, oneshot::Sender<()>),
+    Open(Option<Active>, PartitionSettings, Role, oneshot::Sender<()>),
     /// Take no more appends, sync, and say what there is.
     Freeze(oneshot::Sender<Result<Frozen, PartitionError>>),
-    /// Seal the frozen segment, if there is one, and go on in this one.
-    Install(Active, oneshot::Sender<Result<(), PartitionError>>),
+    /// Seal the last segment, if it is active, and go on in the next one.
+    Install(Box<Install>, oneshot::Sender<Result<(), PartitionError>>),
+    /// Say what is remembered where the active segment begins.
+    Memory(oneshot::Sender<Option<Arc<Dedupe>>>),
+    /// Take that over.
+    InstallMemory(Box<Dedupe>, oneshot::Sender<Result<(), PartitionError>>),
+    /// Do this from here on.
+    Role(Role, oneshot::Sender<Result<Ends, PartitionError>>),
     /// Go on in the same segment.
     Thaw(oneshot::Sender<()>),
     /// Answer when everything appended before is synced.
@@ -92,7 +125,19 @@ pub(crate) enum Control {
     Remove(oneshot::Sender<()>),
 }
 
-pub(crate) type FlushSender = oneshot::Sender<Result<mainstem_record::Offset, PartitionError>>;
+/// The change from one segment to the next.
+pub(crate) struct Install {
+    /// Where the last segment ends, and whether all of it is here.
+    pub(crate) end: Offset,
+    pub(crate) held: bool,
+    pub(crate) next: Arc<Segment>,
+    /// The same, to be written; `None` if it is not held here.
+    pub(crate) active: Option<Active>,
+    /// What is remembered at its base, as far as that is known here.
+    pub(crate) memory: Arc<Dedupe>,
+}
+
+pub(crate) type FlushSender = oneshot::Sender<Result<Offset, PartitionError>>;
 
 // === impl Health ===
 
@@ -144,6 +189,7 @@ impl AppendMessage {
         match &self.work {
             Work::Batch { batch, .. } => batch.len(),
             Work::Record { record, .. } => record.size_bytes() + MESSAGE_BYTES,
+            Work::Replica(replica) => replica.bytes,
         }
     }
 
@@ -151,6 +197,7 @@ impl AppendMessage {
         match &self.work {
             Work::Batch { header, .. } => i64::from(header.record_count),
             Work::Record { .. } => 1,
+            Work::Replica(replica) => replica.offsets(),
         }
     }
 
@@ -164,24 +211,61 @@ pub(crate) fn finish(ticket: TicketSender, result: Result<Appended, AppendError>
     let _ = ticket.send(result);
 }
 
+// === impl ReplicaWork ===
+
+impl ReplicaWork {
+    /// Offsets from the first to after the last.
+    fn offsets(&self) -> i64 {
+        let first = self.batches.first().map_or(0, |(h, _)| h.base_offset.0);
+        let end = self.batches.last().map_or(0, |(h, _)| h.next_offset().0);
+        end - first
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    /// Lets the shard look at the partition. Never waits.
+    pub(crate) fn push(&self, shared: &Arc<Shared>) {
+        self.partitions.lock().push(shared.clone());
+        self.notify.notify_one();
+    }
+
+    /// Waits until there is one.
+    pub(crate) async fn wait(&self) {
+        self.notify.notified().await;
+    }
+
+    pub(crate) fn take(&self) -> Vec<Arc<Shared>> {
+        std::mem::take(&mut *self.partitions.lock())
+    }
+}
+
 // === impl Inbox ===
 
 impl Inbox {
-    /// An inbox for `count_max` messages and `bytes_max` bytes of appends.
+    /// The inbox of a shard.
     pub(crate) fn new(
-        count_max: usize,
-        bytes_max: usize,
+        options: &LogOptions,
         health: Arc<Health>,
     ) -> (Self, mpsc::Receiver<Message>) {
+        let bytes_max = options.shard_inflight_bytes_max;
         let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX).max(1);
-        let (sender, receiver) = mpsc::channel(count_max.max(1));
+        let (sender, receiver) = mpsc::channel(options.shard_inflight_count_max.max(1));
         let inbox = Self {
             sender,
             bytes: Arc::new(Semaphore::new(bytes_max as usize)),
             bytes_max,
             health,
+            decompressed_bytes_max: options.decompressed_bytes_max,
+            told: Arc::default(),
         };
         (inbox, receiver)
+    }
+
+    /// What the shard looks at besides the queue.
+    pub(crate) fn told(&self) -> &Arc<Told> {
+        &self.told
     }
 
     pub(crate) fn health(&self) -> &Arc<Health> {
@@ -196,6 +280,28 @@ impl Inbox {
     ) -> Result<AppendTicket, AppendError> {
         self.usable(shared)?;
         let (work, ack) = prepare(append)?;
+        self.send(shared, work, ack).await
+    }
+
+    /// Waits for room.
+    pub(crate) async fn append_replica(
+        &self,
+        shared: &Arc<Shared>,
+        append: ReplicaAppend,
+    ) -> Result<AppendTicket, AppendError> {
+        self.usable(shared)?;
+        let limit = self.decompressed_bytes_max;
+        let replica = prepare_replica(&append, limit)?;
+        self.send(shared, Work::Replica(Box::new(replica)), append.ack)
+            .await
+    }
+
+    async fn send(
+        &self,
+        shared: &Arc<Shared>,
+        work: Work,
+        ack: Ack,
+    ) -> Result<AppendTicket, AppendError> {
         let permits = self.permits(&work);
         let permit = self.bytes.clone().acquire_many_owned(permits).await;
         let (message, ticket) = message(shared, work, ack, permit.map_err(closed)?);
@@ -276,6 +382,7 @@ impl Inbox {
         let bytes = match work {
             Work::Batch { batch, .. } => batch.len(),
             Work::Record { record, .. } => record.size_bytes(),
+            Work::Replica(replica) => replica.bytes,
         };
         u32::try_from(bytes.saturating_add(MESSAGE_BYTES))
             .unwrap_or(u32::MAX)
@@ -360,6 +467,38 @@ fn prepare(append: Append) -> Result<(Work, Ack), AppendError> {
             Ok((work, ack))
         }
     }
+}
+
+/// Takes the batches of a leader apart and checks each, as recovery does.
+fn prepare_replica(
+    append: &ReplicaAppend,
+    decompressed_bytes_max: usize,
+) -> Result<ReplicaWork, AppendError> {
+    let mut rest = append.batches.clone();
+    let mut work = ReplicaWork {
+        segment: append.segment,
+        batches: Vec::new(),
+        bytes: rest.len(),
+        qos2: Vec::new(),
+    };
+    let mut next = append.at;
+    while !rest.is_empty() {
+        let header = BatchHeader::parse(&rest).map_err(|_| AppendError::InvalidBatch)?;
+        if header.size_bytes() > rest.len() || header.base_offset != next {
+            return Err(AppendError::InvalidBatch);
+        }
+        let batch = rest.split_to(header.size_bytes());
+        if check_stored(&batch).is_err() && !planted(Bug::UncheckedReplica) {
+            return Err(AppendError::InvalidBatch);
+        }
+        qos2_of(&header, &batch, decompressed_bytes_max, |id| work.qos2.push(id));
+        next = header.next_offset();
+        work.batches.push((header, batch));
+    }
+    if work.batches.is_empty() {
+        return Err(AppendError::InvalidBatch);
+    }
+    Ok(work)
 }
 
 /// The header of what is one whole batch by its length and counts.

@@ -79,7 +79,7 @@ mod upkeep;
 pub mod verify;
 mod writer;
 
-pub use append::{Ack, Append, AppendTicket, Appended, Qos2Id};
+pub use append::{Ack, Append, AppendTicket, Appended, Qos2Id, ReplicaAppend};
 pub use compact::{CompactError, CompactOptions, Compaction, Replacement};
 pub use error::{AppendError, FormatDamage, JournalDamage, LogError, PartitionError, ReadError};
 pub use event::{EVENTS_MAX, LogEvent, PartitionFailure, RollReason, ShardFailure, ShardHealth};
@@ -90,8 +90,8 @@ pub use partition::{Hits, Lookup, Partition};
 pub use read::{Chunk, Read};
 pub use shared::Subscription;
 pub use spec::{
-    Ends, Flush, PartitionSettings, PartitionSpec, ProducerSnapshot, SealInfo, SegmentInfo,
-    SegmentSpec,
+    Commit, Ends, Flush, PartitionSettings, PartitionSpec, ProducerSnapshot, Role, SealInfo,
+    SegmentInfo, SegmentSpec,
 };
 
 /// The header of a QoS 2 record that holds its identity; its value is [`Qos2Id::to_header`].

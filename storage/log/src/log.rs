@@ -154,13 +154,9 @@ impl Log {
         let mut shards = Vec::with_capacity(options.shards);
         for shard in 0..options.shards {
             let (health, reports) = Health::new(shard);
-            let (inbox, messages) = Inbox::new(
-                options.shard_inflight_count_max,
-                options.shard_inflight_bytes_max,
-                health.clone(),
-            );
+            let (inbox, messages) = Inbox::new(options, health.clone());
             let core = Core::new(&tools, health, (events.clone(), checkpoint.clone()));
-            let run = Shard::new(core, (messages, reports)).run();
+            let run = Shard::new(core, (messages, reports), inbox.told().clone()).run();
             env.tasks
                 .dedicated("log-shard", shard, Box::pin(run))
                 .map_err(LogError::io(&options.dir))?;
@@ -258,7 +254,7 @@ impl Log {
         }
         let id = spec.id;
         let mut reservation = inner.reserve(id)?;
-        let settings = spec.settings;
+        let (settings, role) = (spec.settings, spec.role);
         let dir = paths::partition(&inner.tools.options.dir, id);
         let inbox = inner.shard_of(id).ok_or(LogError::Closed)?;
         let recover_options = inner.recover_options(id, inbox);
@@ -277,6 +273,7 @@ impl Log {
             ends,
             dedupe,
             failure,
+            needs_memory,
         } = recovered;
         let status = match failure {
             Some(_) => Status::Failed,
@@ -284,8 +281,9 @@ impl Log {
         };
         let state = State { ends, status };
         let shared = Arc::new(Shared::new(id, dir, state, chain, dedupe));
+        shared.needs_memory.store(needs_memory, Ordering::Release);
         inbox
-            .ask(&shared, |reply| Control::Open(active, settings, reply))
+            .ask(&shared, |reply| Control::Open(active, settings, role, reply))
             .await
             .map_err(|_| LogError::Closed)?;
         let partition = Partition::new(shared, inbox.clone(), inner.tools.clone());

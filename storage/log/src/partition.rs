@@ -3,8 +3,10 @@
 mod chain;
 mod estimate;
 mod matching;
+mod memory;
 mod reads;
 mod replace;
+mod replica;
 mod time;
 
 use std::{sync::Arc, time::Duration};
@@ -181,7 +183,7 @@ impl Partition {
     /// partition fails or is removed. To miss nothing, subscribe first and then look at
     /// [`Partition::ends`].
     pub fn subscribe(&self, notify: &Arc<Notify>) -> Subscription {
-        self.inner.shared.subscribe(notify)
+        self.inner.shared.subscribe(notify, false)
     }
 
     /// Offset and timestamp of the first readable record with a timestamp of at least `at_least`,
@@ -234,8 +236,13 @@ impl Partition {
     /// [`PartitionError::NotFrozen`], [`PartitionError::NotNext`]; after an I/O error the
     /// partition stays frozen, and the call may be repeated.
     pub async fn seal_commit(&self, next: SegmentSpec) -> Result<(), PartitionError> {
+        let step = chain::Step { sealed: None, next };
+        self.step(step).await
+    }
+
+    async fn step(&self, step: chain::Step) -> Result<(), PartitionError> {
         let inner = self.inner.clone();
-        let work = async move { chain::seal_commit(&inner, next).await };
+        let work = async move { chain::seal_commit(&inner, step).await };
         to_its_end(&self.inner.tools.env, "log-seal", work)
             .await
             .unwrap_or(Err(PartitionError::Closed))

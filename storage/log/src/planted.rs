@@ -52,6 +52,24 @@ pub enum Bug {
     RenameBeforeSync,
     /// The directory of a compacted segment is not synced.
     NoSyncOfCompactedName,
+    /// A leader acknowledges before the high watermark has passed.
+    AckBeforeCommit,
+    /// A follower takes batches without looking at their checksums.
+    UncheckedReplica,
+    /// A follower takes batches wherever they begin, and of any leader.
+    UnfencedReplica,
+    /// A follower does not remember the producers of the batches that it takes.
+    ReplicaForgetsProducers,
+    /// Records above the high watermark are readable.
+    ReadAboveHighWatermark,
+    /// The journal is not told of a cut.
+    UnnotedCut,
+    /// A cut leaves the synced point where it was.
+    SyncedPointAboveCut,
+    /// A cut forgets nothing of what it cuts.
+    CutKeepsProducers,
+    /// A recovery point covers what may still be cut.
+    PointAboveCommitted,
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -88,7 +106,7 @@ pub(crate) const fn planted(_: Bug) -> bool {
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 32] = [
         Self::EarlyAck,
         Self::EarlyRead,
         Self::NoSegmentSync,
@@ -112,5 +130,14 @@ impl Bug {
         Self::SequenceDropped,
         Self::RenameBeforeSync,
         Self::NoSyncOfCompactedName,
+        Self::AckBeforeCommit,
+        Self::UncheckedReplica,
+        Self::UnfencedReplica,
+        Self::ReplicaForgetsProducers,
+        Self::ReadAboveHighWatermark,
+        Self::UnnotedCut,
+        Self::SyncedPointAboveCut,
+        Self::CutKeepsProducers,
+        Self::PointAboveCommitted,
     ];
 }

@@ -11,6 +11,9 @@
 //! copies what changes with each append; the index, which only grows, is copied later and in
 //! slices. When a sync has passed the point, the file is written on the blocking pool. One point is
 //! under way per shard.
+//!
+//! A replica may have to cut what is not committed: its points cover nothing above the committed end,
+//! so that a cut never has to make up what was remembered before.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -90,11 +93,13 @@ struct Current {
     segment: SegmentId,
     /// What it saves the next start.
     bytes: u64,
+    /// Bytes ever written when it was begun.
+    began: u64,
     stage: Stage,
 }
 
 enum Stage {
-    /// A sync has to pass it first.
+    /// A sync has to pass it first, and what is committed.
     Unsynced(Box<Draft>),
     Writing(oneshot::Receiver<bool>),
 }
@@ -155,6 +160,7 @@ impl Points {
             return None;
         }
         self.look_at_current();
+        self.give_up_late();
         if self.current.is_some() || self.written < self.not_before {
             return None;
         }
@@ -186,18 +192,25 @@ impl Points {
             slot: Some(slot),
             segment: draft.segment.id,
             bytes: self.unsaved(slot),
+            began: self.written,
             stage: Stage::Unsynced(Box::new(draft)),
         });
     }
 
-    /// A segment is synced up to `position`.
-    pub(crate) fn synced(&mut self, env: &Env, segment: SegmentId, position: u64, interval: u32) {
+    /// A segment is synced up to `position`, and will not be cut below `kept`.
+    pub(crate) fn synced(
+        &mut self,
+        env: &Env,
+        segment: SegmentId,
+        (position, kept): (u64, Offset),
+        interval: u32,
+    ) {
         let Some(current) = self.current.as_mut().filter(|c| c.segment == segment) else {
             return;
         };
         let (sender, receiver) = oneshot::channel();
         let draft = match std::mem::replace(&mut current.stage, Stage::Writing(receiver)) {
-            Stage::Unsynced(draft) if draft.bytes <= position => draft,
+            Stage::Unsynced(draft) if draft.bytes <= position && draft.end <= kept => draft,
             as_before => {
                 current.stage = as_before;
                 return;
@@ -218,6 +231,22 @@ impl Points {
         {
             let saved = done.await.unwrap_or(false);
             self.over(current.slot, current.bytes, saved);
+        }
+    }
+
+    /// A point that what is committed does not pass must not keep others from theirs.
+    fn give_up_late(&mut self) {
+        let late = |current: &&Current| {
+            let waits = matches!(current.stage, Stage::Unsynced(_));
+            waits && self.written - current.began > self.growth_bytes
+        };
+        let Some(slot) = self.current.as_ref().filter(late).map(|late| late.slot) else {
+            return;
+        };
+        self.current = None;
+        if let Some(slot) = slot.and_then(|slot| self.slots.get_mut(slot)) {
+            // It is its turn again when it has grown as much.
+            slot.worth_from = slot.unsaved.saturating_mul(2);
         }
     }
 
@@ -348,12 +377,32 @@ pub(crate) fn put_base_point(
     fs: &dyn Fs,
     dir: &Path,
     spec: &SegmentSpec,
-    (interval, wall_ms): (u32, i64),
+    made: (u32, i64),
     dedupe: &Dedupe,
 ) -> io::Result<()> {
     if dedupe.is_empty() {
         return Ok(());
     }
+    put_memory(fs, dir, spec, &base_point(spec, made, dedupe))
+}
+
+/// Writes such a point, also one that says that nothing is remembered. Blocks.
+pub(crate) fn put_memory(
+    fs: &dyn Fs,
+    dir: &Path,
+    spec: &SegmentSpec,
+    point: &[u8],
+) -> io::Result<()> {
+    let path = paths::segment(dir, spec.base, spec.id).with_extension(paths::SNAPSHOT);
+    put_point(fs, &path, point, true)
+}
+
+/// The first point of a segment.
+pub(crate) fn base_point(
+    spec: &SegmentSpec,
+    (interval, wall_ms): (u32, i64),
+    dedupe: &Dedupe,
+) -> Vec<u8> {
     let index = Index::new(spec.base, interval);
     let (min_timestamp, max_timestamp) = index.time_range();
     let header = Header {
@@ -369,9 +418,7 @@ pub(crate) fn put_base_point(
         created_wall_ms: wall_ms,
         digest: digest_of_chunks(&[]),
     };
-    let bytes = index_file::encode(&header, &[], &index, dedupe);
-    let path = paths::segment(dir, spec.base, spec.id).with_extension(paths::SNAPSHOT);
-    put_point(fs, &path, &bytes, true)
+    index_file::encode(&header, &[], &index, dedupe)
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ use crate::{
     pool::ShardPool,
     progress::Progress,
     segment::Segment,
-    spec::{Ends, PartitionSpec, SegmentSpec},
+    spec::{Commit, Ends, PartitionSpec, Role, SegmentSpec},
     trash,
 };
 
@@ -69,6 +69,8 @@ pub(crate) struct Recovered {
     pub(crate) ends: Ends,
     pub(crate) dedupe: Dedupe,
     pub(crate) failure: Option<PartitionFailure>,
+    /// What is remembered at its base is not known.
+    pub(crate) needs_memory: bool,
 }
 
 /// Opens the partition in `dir`, and makes what is new.
@@ -86,24 +88,30 @@ pub(crate) fn recover(
     let replaced = tidy(options, dir, spec)?;
     let mut chain = Vec::with_capacity(spec.segments.len());
     for (at, segment) in sealed.iter().enumerate() {
-        let before = sealed.get(..at).unwrap_or_default();
-        chain.push(sealed::open(options, dir, segment, before)?);
+        let before = held_run(sealed.get(..at).unwrap_or_default());
+        chain.push(match segment.held {
+            true => sealed::open(options, dir, segment, before)?,
+            false => Arc::new(Segment::not_held(dir, segment)),
+        });
     }
-    let dedupe_after_sealed = || sealed::dedupe_after(options, dir, &sealed);
+    let dedupe_after_sealed = || sealed::dedupe_after(options, dir, held_run(&sealed));
     let first = spec.segments.first().map_or(spec.log_start, |s| s.base);
     let last_end = spec.segments.iter().rev().find_map(|segment| segment.end);
     let mut end = last_end.unwrap_or(first);
     let (mut active, mut failure) = (None, None);
+    let mut needs_memory = !is_memory_known(spec, &sealed, end);
     let dedupe;
-    if let Some(last) = spec.segments.last().filter(|s| s.end.is_none()) {
+    let last = spec.segments.last().filter(|s| s.end.is_none());
+    if let Some(last) = last.filter(|last| last.held) {
         let before = || match replaced::dedupe(options, dir, &replaced)? {
             Some(dedupe) => Ok(dedupe),
             None => dedupe_after_sealed(),
         };
-        let found = active::open(options, dir, last, before)?;
+        let found = active::open(options, dir, (last, !needs_memory), before)?;
         if found.failure.is_none() {
             replaced::remove_points(options, dir, &replaced)?;
         }
+        needs_memory &= !found.began;
         chain.push(found.segment);
         active = found.active;
         failure = found.failure;
@@ -111,10 +119,22 @@ pub(crate) fn recover(
         dedupe = found.dedupe;
     } else {
         dedupe = dedupe_after_sealed()?;
+        if let Some(last) = last {
+            chain.push(Arc::new(Segment::not_held(dir, last)));
+            end = last.base;
+        }
     }
     // Where records were lost that had not been synced, the log may end below its start: offsets
     // are given out again from there on, and those records must be readable.
     let log_start = spec.log_start.max(first).min(end);
+    let committed_end = match spec.role {
+        Role::Leader(Commit::Own) => end,
+        // What the high watermark was is not known; all below the segment is sealed (R14).
+        Role::Leader(Commit::External) | Role::Follower | Role::Fenced => {
+            let sealed = last.map_or(end, |last| last.base);
+            sealed.max(log_start).min(end)
+        }
+    };
     Ok(Recovered {
         chain,
         active,
@@ -122,11 +142,27 @@ pub(crate) fn recover(
             log_start,
             log_end: end,
             synced_end: end,
-            committed_end: end,
+            committed_end,
         },
         dedupe,
         failure,
+        needs_memory,
     })
+}
+
+/// Those of these neighbours that come last and are here: what they tell of producers is whole.
+fn held_run(sealed: &[SegmentSpec]) -> &[SegmentSpec] {
+    let begins = sealed.iter().rposition(|segment| !segment.held);
+    sealed.get(begins.map_or(0, |at| at + 1)..).unwrap_or(sealed)
+}
+
+/// Whether it can be told here what is remembered after the sealed segments, which end at `end`.
+fn is_memory_known(spec: &PartitionSpec, sealed: &[SegmentSpec], end: Offset) -> bool {
+    match sealed.last() {
+        Some(last) => last.held,
+        // A node that was ever alone has dropped nothing that it did not remember.
+        None => end == Offset::ZERO || spec.role == Role::Leader(Commit::Own),
+    }
 }
 
 /// Sealed, and not empty: an empty segment has no file.

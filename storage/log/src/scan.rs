@@ -97,13 +97,20 @@ impl BatchRule {
         }
     }
 
+    /// Whether a batch has an epoch of the segment.
+    pub(crate) fn has_epoch(&self, header: &BatchHeader) -> bool {
+        let lowest = self.compacted_from.unwrap_or(self.epoch);
+        (lowest..=self.epoch).contains(&header.leader_epoch)
+    }
+
     /// Whether a batch with this header may stand where `next` is the first offset that is free.
     pub(crate) fn check(&self, header: &BatchHeader, next: Offset) -> Result<(), Bad> {
         let (offset, epoch) = (header.base_offset, header.leader_epoch);
-        let (offset_fits, epoch_fits) = match self.compacted_from {
-            None => (offset == next, epoch == self.epoch),
-            Some(lowest) => (offset >= next, (lowest..=self.epoch).contains(&epoch)),
+        let offset_fits = match self.compacted_from {
+            None => offset == next,
+            Some(_) => offset >= next,
         };
+        let epoch_fits = self.has_epoch(header);
         if !offset_fits {
             return Err(Bad::Offset {
                 got: offset,

@@ -28,6 +28,8 @@ pub(crate) struct Segment {
     /// The file with the batches.
     pub(crate) path: PathBuf,
     pub(crate) created_wall_ms: i64,
+    /// Its records are to be had here.
+    pub(crate) held: bool,
     /// Its file is gone or about to go: it must not stay open.
     pub(crate) dropped: AtomicBool,
     /// A [`Labelled`].
@@ -73,11 +75,23 @@ impl Segment {
             rule: BatchRule::of(spec),
             path: paths::segment(dir, spec.base, spec.id),
             created_wall_ms,
+            held: spec.held,
             dropped: AtomicBool::new(false),
             labelled: AtomicU8::new(Labelled::NotYet.to_byte()),
             state: RwLock::new(state),
             read_ahead: ReadAhead::default(),
         }
+    }
+
+    /// One whose records are not to be had here.
+    pub(crate) fn not_held(dir: &Path, spec: &SegmentSpec) -> Self {
+        let state = SegmentState {
+            end: spec.end,
+            bytes: 0,
+            max_timestamp: TimestampMs::NONE,
+            open: None,
+        };
+        Self::new(dir, spec, 0, state)
     }
 
     pub(crate) fn info(&self) -> SegmentInfo {
@@ -90,7 +104,20 @@ impl Segment {
             compacted_from: self.rule.compacted_from,
             bytes: state.bytes,
             max_timestamp: state.max_timestamp,
+            held: self.held,
             created_wall_ms: self.created_wall_ms,
+        }
+    }
+
+    /// As metadata knows it.
+    pub(crate) fn spec(&self) -> SegmentSpec {
+        SegmentSpec {
+            id: self.id,
+            base: self.base,
+            epoch: self.epoch,
+            end: self.end(),
+            compacted_from: self.rule.compacted_from,
+            held: self.held,
         }
     }
 

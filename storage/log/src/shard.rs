@@ -21,7 +21,7 @@ use crate::{
     error::{LogError, PartitionError},
     event::{LogEvent, ShardFailure},
     files::Files,
-    inbox::{Control, FailureReports, Health, Message},
+    inbox::{Control, FailureReports, Health, Message, Told},
     journal::Journal,
     metrics::Metrics,
     options::LogOptions,
@@ -31,6 +31,7 @@ use crate::{
     points::{Draft, Points},
     shared::{Shared, Status},
     space::SpaceGuard,
+    spec::{PartitionSettings, Role},
     syncer::SyncQueue,
     writer::Writer,
 };
@@ -84,6 +85,7 @@ pub(crate) struct Shard {
     writers: Vec<Option<Box<Writer>>>,
     free: Vec<usize>,
     receiver: mpsc::Receiver<Message>,
+    told: Arc<Told>,
     /// Those with something staged.
     touched: Vec<usize>,
     rounds: Rounds,
@@ -94,6 +96,8 @@ pub(crate) struct Shard {
 enum Turn {
     Over(Over),
     Messages(usize),
+    /// High watermarks have moved.
+    Told,
     Timer,
 }
 
@@ -193,12 +197,14 @@ impl Shard {
     pub(crate) fn new(
         core: Core,
         (receiver, reports): (mpsc::Receiver<Message>, FailureReports),
+        told: Arc<Told>,
     ) -> Self {
         Self {
             core,
             writers: Vec::new(),
             free: Vec::new(),
             receiver,
+            told,
             touched: Vec::new(),
             rounds: Rounds::new(reports),
             closing: None,
@@ -223,6 +229,7 @@ impl Shard {
                 count = self.receiver.recv_many(&mut messages, DRAIN_MESSAGES_MAX) => {
                     Turn::Messages(count)
                 }
+                () = self.told.wait() => Turn::Told,
                 () = poll_timer(&mut timer) => Turn::Timer,
             };
             self.core.look_at_clock();
@@ -230,8 +237,10 @@ impl Shard {
                 Turn::Over(over) => self.over(over),
                 Turn::Messages(0) => break,
                 Turn::Messages(_) => self.drain(&mut messages).await,
+                Turn::Told => {}
                 Turn::Timer => timer = None,
             }
+            self.high_watermarks();
             self.timers();
             self.next_point();
             self.start_rounds();
@@ -283,9 +292,20 @@ impl Shard {
         }
     }
 
+    /// Looks at the high watermarks that have moved.
+    fn high_watermarks(&mut self) {
+        for shared in self.told.take() {
+            // First: what is told from here on is looked at once more.
+            shared.is_told.store(false, Ordering::Release);
+            if let Some(writer) = find(&mut self.writers, shared.slot(), &shared) {
+                writer.look_at_high_watermark(&mut self.core);
+            }
+        }
+    }
+
     fn control(&mut self, shared: Arc<Shared>, control: Control) {
-        if let Control::Open(active, settings, reply) = control {
-            self.open(shared, active, settings);
+        if let Control::Open(active, settings, role, reply) = control {
+            self.open(shared, active, (settings, role));
             let _ = reply.send(());
             return;
         }
@@ -299,8 +319,17 @@ impl Shard {
         writer.commit(core);
         match control {
             Control::Freeze(reply) => writer.freeze(core, reply),
-            Control::Install(active, reply) => {
-                let _ = reply.send(writer.install(core, active));
+            Control::Install(install, reply) => {
+                let _ = reply.send(writer.install(core, *install));
+            }
+            Control::Memory(reply) => {
+                let _ = reply.send(writer.base_memory());
+            }
+            Control::InstallMemory(memory, reply) => {
+                let _ = reply.send(writer.install_memory(*memory));
+            }
+            Control::Role(role, reply) => {
+                let _ = reply.send(writer.set_role(core, role));
             }
             Control::Thaw(reply) => {
                 writer.thaw(core);
@@ -333,7 +362,7 @@ impl Shard {
         &mut self,
         shared: Arc<Shared>,
         active: Option<Active>,
-        settings: crate::spec::PartitionSettings,
+        settings: (PartitionSettings, Role),
     ) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.writers.push(None);

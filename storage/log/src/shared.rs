@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::Arc,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -33,6 +33,18 @@ pub(crate) struct Shared {
     /// How long files of segments that are gone stay, in milliseconds.
     delete_delay_ms: AtomicU64,
     subscribers: Mutex<Subscribers>,
+    /// How many of them are told of the log end too.
+    tail_subscribers: AtomicUsize,
+    /// The highest high watermark that the log was told: all below it is committed in the partition,
+    /// whether it is here yet or not.
+    high_watermark: AtomicI64,
+    /// The shard will look at it.
+    pub(crate) is_told: AtomicBool,
+    /// What is remembered where the active segment begins must be installed before anything is
+    /// appended to it.
+    pub(crate) needs_memory: AtomicBool,
+    /// How often its end was cut.
+    pub(crate) cuts: AtomicU64,
 }
 
 /// What changes with each append.
@@ -56,7 +68,14 @@ pub(crate) enum Status {
 #[derive(Default)]
 struct Subscribers {
     next_key: u64,
-    list: Vec<(u64, Arc<Notify>)>,
+    list: Vec<Subscriber>,
+}
+
+struct Subscriber {
+    key: u64,
+    notify: Arc<Notify>,
+    /// It is told of the log end too.
+    tail: bool,
 }
 
 /// Wakes its subscriber until it is dropped.
@@ -86,6 +105,11 @@ impl Shared {
             dedupe: Mutex::new(dedupe),
             delete_delay_ms: AtomicU64::new(0),
             subscribers: Mutex::default(),
+            tail_subscribers: AtomicUsize::new(0),
+            high_watermark: AtomicI64::new(0),
+            is_told: AtomicBool::new(false),
+            needs_memory: AtomicBool::new(false),
+            cuts: AtomicU64::new(0),
         }
     }
 
@@ -110,16 +134,33 @@ impl Shared {
 
     /// Wakes all subscribers. The new state must be visible before.
     pub(crate) fn wake(&self) {
-        for (_, notify) in &self.subscribers.lock().list {
-            notify.notify_one();
+        for subscriber in &self.subscribers.lock().list {
+            subscriber.notify.notify_one();
         }
     }
 
-    pub(crate) fn subscribe(self: &Arc<Self>, notify: &Arc<Notify>) -> Subscription {
+    /// Wakes those who are told of the log end.
+    pub(crate) fn wake_tail(&self) {
+        if self.tail_subscribers.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let subscribers = self.subscribers.lock();
+        for subscriber in subscribers.list.iter().filter(|s| s.tail) {
+            subscriber.notify.notify_one();
+        }
+    }
+
+    pub(crate) fn subscribe(self: &Arc<Self>, notify: &Arc<Notify>, tail: bool) -> Subscription {
         let mut subscribers = self.subscribers.lock();
         let key = subscribers.next_key;
         subscribers.next_key += 1;
-        subscribers.list.push((key, notify.clone()));
+        subscribers.list.push(Subscriber {
+            key,
+            notify: notify.clone(),
+            tail,
+        });
+        let more = usize::from(tail);
+        self.tail_subscribers.fetch_add(more, Ordering::AcqRel);
         Subscription {
             shared: self.clone(),
             key,
@@ -151,24 +192,37 @@ impl Shared {
         Duration::from_millis(self.delete_delay_ms.load(Ordering::Acquire))
     }
 
-    /// Seals the last segment of the chain if it is active (an empty one goes), and appends
-    /// `next`.
-    pub(crate) fn replace_last(&self, files: &Files, next: Arc<Segment>) {
+    /// Takes a high watermark over; says whether it is news, and nobody has told the shard yet.
+    pub(crate) fn tell_high_watermark(&self, high_watermark: Offset) -> bool {
+        let before = self
+            .high_watermark
+            .fetch_max(high_watermark.0, Ordering::AcqRel);
+        before < high_watermark.0 && !self.is_told.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn high_watermark(&self) -> Offset {
+        Offset(self.high_watermark.load(Ordering::Acquire))
+    }
+
+    /// Seals the last segment of the chain at `end` if it is active (an empty one goes), and appends
+    /// `next`. Unless it is `held` whole, its records are not to be had here.
+    pub(crate) fn replace_last(&self, files: &Files, (end, held): (Offset, bool), next: Arc<Segment>) {
         let mut chain = self.chain.write();
-        if let Some(last) = chain.last().cloned() {
-            let mut state = last.state.write();
-            match (state.end, state.bytes) {
-                (Some(_), _) => {}
-                (None, 0) => {
-                    chain.pop();
+        if let Some(last) = chain.last().cloned().filter(|last| last.end().is_none()) {
+            if end == last.base {
+                chain.pop();
+            } else if held {
+                let mut state = last.state.write();
+                state.end = Some(end);
+                if let Some((file, index)) = state.open.take() {
+                    let index = Arc::new(index);
+                    files.put(last.id, Arc::new(OpenSegment { file, index }));
                 }
-                (None, _) => {
-                    state.end = Some(next.base);
-                    if let Some((file, index)) = state.open.take() {
-                        let index = Arc::new(index);
-                        files.put(last.id, Arc::new(OpenSegment { file, index }));
-                    }
-                }
+            } else {
+                chain.pop();
+                let mut spec = last.spec();
+                (spec.end, spec.held) = (Some(end), false);
+                chain.push(Arc::new(Segment::not_held(&self.dir, &spec)));
             }
         }
         chain.push(next);
@@ -184,7 +238,13 @@ impl Shared {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut subscribers = self.shared.subscribers.lock();
-        subscribers.list.retain(|(key, _)| *key != self.key);
+        subscribers.list.retain(|subscriber| {
+            let stays = subscriber.key != self.key;
+            if !stays && subscriber.tail {
+                self.shared.tail_subscribers.fetch_sub(1, Ordering::AcqRel);
+            }
+            stays
+        });
     }
 }
 

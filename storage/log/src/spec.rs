@@ -19,6 +19,28 @@ pub struct PartitionSpec {
     pub segments: Vec<SegmentSpec>,
     /// How it is written.
     pub settings: PartitionSettings,
+    /// What this node does in it.
+    pub role: Role,
+}
+
+/// What a node does in a partition, as far as its log must know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It appends what clients send.
+    Leader(Commit),
+    /// It appends what the leader has appended, byte for byte.
+    Follower,
+    /// It appends nothing: the end of the active segment is being decided.
+    Fenced,
+}
+
+/// Who decides what counts as committed, that is as acknowledged and readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Commit {
+    /// This log: there is no other replica.
+    Own,
+    /// Its owner, who hears of the other replicas: [`crate::Partition::set_high_watermark`].
+    External,
 }
 
 /// A segment as metadata knows it.
@@ -35,6 +57,9 @@ pub struct SegmentSpec {
     /// Set if it is compacted: the lowest leader epoch that its batches may have. Its offsets may
     /// have gaps.
     pub compacted_from: Option<LeaderEpoch>,
+    /// Whether its records are to be had on this node. Of one that is not, files may be there:
+    /// nobody reads them.
+    pub held: bool,
 }
 
 /// When an append counts as durable.
@@ -79,8 +104,9 @@ pub struct Ends {
     pub log_end: Offset,
     /// After the last record that is known to be on stable storage.
     pub synced_end: Offset,
-    /// After the last record that counts as acknowledged and may be read: under [`Flush::Always`]
-    /// the synced end, else the log end. Never goes back.
+    /// After the last record that counts as acknowledged and may be read. With [`Commit::Own`] that
+    /// is under [`Flush::Always`] the synced end, else the log end; otherwise no more than that, and
+    /// no more than the high watermark. Never goes back.
     pub committed_end: Offset,
 }
 
@@ -101,6 +127,8 @@ pub struct SegmentInfo {
     pub bytes: u64,
     /// The highest timestamp of its batches; [`TimestampMs::NONE`] if there is none.
     pub max_timestamp: TimestampMs,
+    /// Whether its records are to be had here.
+    pub held: bool,
     /// When it was made here, in milliseconds since the Unix epoch.
     pub created_wall_ms: i64,
 }

@@ -13,6 +13,7 @@ mod commit;
 mod control;
 mod durable;
 mod point;
+mod replica;
 mod stage;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -26,12 +27,12 @@ use durable::{Kept, Syncing};
 use crate::{
     active::{Active, Frozen},
     append::{Ack, Appended, TicketSender},
-    dedupe::{Producer, Qos2Undo},
+    dedupe::{Dedupe, Producer, Qos2Undo},
     error::{AppendError, PartitionError},
     inbox::{AppendMessage, FlushSender, finish},
     shard::Core,
     shared::{Shared, Status},
-    spec::PartitionSettings,
+    spec::{PartitionSettings, Role},
 };
 
 /// One batch of MQTT records is closed at this size, in bytes.
@@ -48,12 +49,17 @@ pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
     slot: usize,
     settings: PartitionSettings,
+    role: Role,
     /// The active segment; without one, the gate is closed.
     active: Option<Active>,
     gate: Gate,
     staged: Staged,
     /// Who waits for a sync, in order.
     waiters: VecDeque<Waiter>,
+    /// Appends that wait for the high watermark, in order.
+    committing: VecDeque<Waiter>,
+    /// What is remembered where the active segment begins, while it is led here for others.
+    base_memory: Option<Arc<Dedupe>>,
     /// Who waits for the frozen segment to be synced in its own file.
     freezing: Vec<oneshot::Sender<Result<Frozen, PartitionError>>>,
     syncing: Syncing,
@@ -130,7 +136,7 @@ impl Writer {
     pub(crate) fn new(
         shared: Arc<Shared>,
         slot: usize,
-        settings: PartitionSettings,
+        (settings, role): (PartitionSettings, Role),
         active: Option<Active>,
     ) -> Self {
         let gate = Gate {
@@ -139,14 +145,17 @@ impl Writer {
             room: 0,
             overflowed: false,
         };
-        Self {
+        let mut writer = Self {
             shared,
             slot,
             settings,
+            role,
             active,
             gate,
             staged: Staged::default(),
             waiters: VecDeque::new(),
+            committing: VecDeque::new(),
+            base_memory: None,
             freezing: Vec::new(),
             syncing: Syncing::No,
             kept: None,
@@ -154,7 +163,9 @@ impl Writer {
             interval_armed: false,
             roll_told: false,
             touched: false,
-        }
+        };
+        writer.keep_base_memory();
+        writer
     }
 
     /// Why nothing can be appended, if so.
@@ -184,7 +195,9 @@ impl Writer {
 
     /// Fails everything that waits.
     pub(crate) fn fail_all(&mut self, core: &mut Core, error: PartitionError) {
-        for waiter in std::mem::take(&mut self.waiters) {
+        let waiters = std::mem::take(&mut self.waiters);
+        let committing = std::mem::take(&mut self.committing);
+        for waiter in waiters.into_iter().chain(committing) {
             match waiter.what {
                 Waiting::Append(ticket, ..) => finish(ticket, Err(error.into())),
                 Waiting::Flush(reply) => {

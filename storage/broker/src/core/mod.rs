@@ -14,7 +14,7 @@ use dashmap::DashMap;
 use mainstem_config::{CleanupPolicy, Config, FlushPolicy, TopicConfig};
 use mainstem_env::Env;
 use mainstem_log::{
-    Flush, Log, LogEvent, Partition, PartitionSettings, PartitionSpec, SegmentSpec,
+    Commit, Flush, Log, LogEvent, Partition, PartitionSettings, PartitionSpec, Role, SegmentSpec,
 };
 use mainstem_metadata::{Image, Metadata, PartitionRecord, SegmentRecord, Topic};
 use mainstem_record::{BrokerId, Incarnation, PartitionId, PartitionIndex, SegmentId, TopicId};
@@ -116,6 +116,7 @@ pub(crate) fn segment_spec(segment: &SegmentRecord) -> SegmentSpec {
         epoch: segment.epoch,
         end: segment.end,
         compacted_from: is_compacted.then(|| segment.first_epoch()),
+        held: true,
     }
 }
 
@@ -276,6 +277,7 @@ impl Core {
             log_start: record.log_start,
             segments: segments.collect(),
             settings: self.partition_settings(topic),
+            role: Role::Leader(Commit::Own),
         }
     }
 

@@ -113,6 +113,7 @@ impl Core {
                         epoch: next.epoch,
                         end: None,
                         compacted_from: None,
+                        held: true,
                     };
                     opened.push((partition, spec));
                 }

@@ -254,6 +254,7 @@ impl Compaction {
             epoch: last.spec.epoch,
             end: Some(last.end),
             compacted_from: Some(first.first_epoch()),
+            held: true,
         };
         let (fs, dir) = (self.tools.env.fs.clone(), self.shared.dir.clone());
         let interval = self.tools.options.index_interval_bytes;

@@ -54,18 +54,12 @@ pub(super) enum Step {
 // === impl Source ===
 
 impl Source {
-    /// `None` if it is not sealed.
+    /// `None` if it is not sealed, or not held here.
     pub(super) fn of(segment: &Segment) -> Option<Self> {
         let info = segment.info();
-        let end = info.end?;
+        let end = info.end.filter(|_| info.held)?;
         Some(Self {
-            spec: SegmentSpec {
-                id: info.id,
-                base: info.base,
-                epoch: info.epoch,
-                end: info.end,
-                compacted_from: info.compacted_from,
-            },
+            spec: segment.spec(),
             end,
             bytes: info.bytes,
             created_wall_ms: info.created_wall_ms,

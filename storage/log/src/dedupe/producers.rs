@@ -16,6 +16,9 @@ pub(crate) const MARKS_MAX: usize = 5;
 /// How many producers are remembered of a partition; beyond it the longest silent go.
 pub(crate) const PRODUCERS_MAX: usize = 65_536;
 
+/// Bytes that a producer takes in a file, at most.
+pub(crate) const PRODUCER_BYTES_MAX: usize = 8 + 2 + 8 + 1 + MARKS_MAX * 32;
+
 /// From how many producers on the expired ones are looked for.
 const SWEEP_AT_MIN: usize = 256;
 
@@ -254,6 +257,9 @@ impl Producers {
                 });
             }
             producers.map.insert(id, producer);
+            if producers.map.len() > PRODUCERS_MAX {
+                return None;
+            }
         }
         producers.sweep_at = (producers.map.len() * 2).clamp(SWEEP_AT_MIN, PRODUCERS_MAX);
         Some(producers)

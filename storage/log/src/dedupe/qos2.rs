@@ -14,6 +14,9 @@ pub(crate) const SEQUENCES_MAX: usize = 128;
 /// How many sessions are remembered of a partition; beyond it the longest silent go.
 pub(crate) const SESSIONS_MAX: usize = 65_536;
 
+/// Bytes that a session takes in a file, at most.
+pub(crate) const SESSION_BYTES_MAX: usize = 16 + 4 + 8 + 1 + SEQUENCES_MAX * 8;
+
 /// From how many sessions on the expired ones are looked for.
 const SWEEP_AT_MIN: usize = 256;
 
@@ -212,6 +215,9 @@ impl Qos2 {
                     seen,
                 },
             );
+            if qos2.map.len() > SESSIONS_MAX {
+                return None;
+            }
         }
         qos2.sweep_at = (qos2.map.len() * 2).clamp(SWEEP_AT_MIN, SESSIONS_MAX);
         Some(qos2)

@@ -11,10 +11,11 @@ use mainstem_record::{Offset, SegmentId};
 use super::{Inner, Tools};
 use crate::{
     active::{Active, Frozen},
+    dedupe::Dedupe,
     digest::digest_of_chunks,
     error::PartitionError,
     files::delete_file,
-    inbox::Control,
+    inbox::{Control, Install},
     paths,
     points::put_base_point,
     pool::ShardPool,
@@ -48,7 +49,15 @@ pub(super) async fn seal_begin(inner: &Inner) -> Result<SealInfo, PartitionError
     Ok(info)
 }
 
-pub(super) async fn seal_commit(inner: &Inner, next: SegmentSpec) -> Result<(), PartitionError> {
+/// The last segment as it is sealed, if it is not yet, and the one that follows it.
+#[derive(Clone, Copy)]
+pub(super) struct Step {
+    /// `None`: it ends where this log ends, and is here whole.
+    pub(super) sealed: Option<SegmentSpec>,
+    pub(super) next: SegmentSpec,
+}
+
+pub(super) async fn seal_commit(inner: &Inner, step: Step) -> Result<(), PartitionError> {
     let mut admin = inner.admin.lock().await;
     let shared = &inner.shared;
     match shared.status() {
@@ -60,33 +69,66 @@ pub(super) async fn seal_commit(inner: &Inner, next: SegmentSpec) -> Result<(), 
     let active = last.filter(|last| last.end().is_none());
     // What an earlier call sealed, before it was dropped, is not frozen any more.
     let frozen = admin.as_ref().map(|frozen| frozen.segment.id);
-    if active.map(|active| active.id) != frozen {
+    let written = active.as_ref().filter(|active| active.held);
+    if written.map(|active| active.id) != frozen {
         *admin = None;
         return Err(PartitionError::NotFrozen);
     }
-    let end = shared.ends().log_end;
-    if next.base != end || next.end.is_some() {
-        return Err(PartitionError::NotNext { end });
-    }
+    let (end, held) = check_step(&step, active.as_deref(), shared.ends().log_end)?;
     // The frozen segment stays with the caller until the next one is there.
     let job = SealJob {
         shared: shared.clone(),
         tools: inner.tools.clone(),
         pool: inner.tools.pool.for_shard(inner.inbox.health().clone()),
-        frozen: admin.clone(),
-        next,
+        frozen: admin.clone().filter(|_| held),
+        next: step.next,
     };
-    let active = blocking((&inner.tools, &inner.shared.dir), move || job.run()).await?;
+    let made = blocking((&inner.tools, &inner.shared.dir), move || job.run()).await?;
+    let install = Box::new(Install { end, held, ..made });
     // The shard changes the chain and the writer together: dropping this call between the two
     // must not leave one without the other.
     inner
         .inbox
-        .ask(shared, |reply| Control::Install(active, reply))
+        .ask(shared, |reply| Control::Install(install, reply))
         .await??;
-    if let Some(frozen) = admin.take().filter(|frozen| frozen.bytes == 0) {
+    if let Some(frozen) = admin.take().filter(|frozen| frozen.segment.base == end) {
         remove_empty(inner, frozen.segment).await;
     }
     Ok(())
+}
+
+/// Where the last segment ends and whether all of it is here, if the step can be made.
+fn check_step(
+    step: &Step,
+    active: Option<&Segment>,
+    log_end: Offset,
+) -> Result<(Offset, bool), PartitionError> {
+    let next = &step.next;
+    let refused = PartitionError::NotNext { end: log_end };
+    let (end, held) = match (&step.sealed, active) {
+        (None, _) => (log_end, true),
+        // It was sealed before.
+        (Some(sealed), None) => (sealed.end.unwrap_or(next.base), true),
+        (Some(sealed), Some(active)) => {
+            let end = sealed.end.ok_or(refused)?;
+            let whole = sealed.held && active.held;
+            // Who has more must be cut first.
+            let fits = if whole { end == log_end } else { end >= log_end };
+            if sealed.id != active.id || !fits {
+                return Err(refused);
+            }
+            (end, whole)
+        }
+    };
+    // An unclean recovery leaves a hole, and metadata tells of it.
+    let follows = match step.sealed {
+        None => next.base == end,
+        Some(_) => next.base >= end,
+    };
+    if !follows || next.end.is_some() {
+        return Err(refused);
+    }
+    Ok((end, held))
 }
 
 /// An empty file is nobody's loss; one that stays is removed when the log start passes it.
@@ -109,20 +151,40 @@ struct SealJob {
 // === impl SealJob ===
 
 impl SealJob {
-    /// Writes the index file, and makes the next segment with what is remembered at its base. May be repeated after an error.
-    fn run(self) -> io::Result<Active> {
+    /// Writes the index file, and makes the next segment with what is remembered at its base. May
+    /// be repeated after an error.
+    fn run(self) -> io::Result<Install> {
         let fs = &*self.tools.env.fs;
         if let Some(frozen) = &self.frozen
             && frozen.bytes > 0
         {
             self.write_index(fs, frozen)?;
         }
+        // Nothing is appended meanwhile.
+        let memory = Arc::new(self.shared.dedupe.lock().clone());
+        let active = if self.next.held {
+            Some(self.make_next(fs, &memory)?)
+        } else {
+            None
+        };
+        let next = match &active {
+            Some(active) => active.segment.clone(),
+            None => Arc::new(Segment::not_held(&self.shared.dir, &self.next)),
+        };
+        Ok(Install {
+            end: self.next.base,
+            held: true,
+            next,
+            active,
+            memory,
+        })
+    }
+
+    fn make_next(&self, fs: &dyn Fs, memory: &Dedupe) -> io::Result<Active> {
         let interval = self.tools.options.index_interval_bytes;
         let wall_ms = self.tools.env.wall_ms();
         let dir = &self.shared.dir;
-        // Nothing is appended meanwhile.
-        let dedupe = self.shared.dedupe.lock().clone();
-        put_base_point(fs, dir, &self.next, (interval, wall_ms), &dedupe)?;
+        put_base_point(fs, dir, &self.next, (interval, wall_ms), memory)?;
         // Syncs the directory.
         create_active((fs, &self.pool), dir, &self.next, interval, wall_ms)
     }

@@ -1,6 +1,10 @@
 //! Reading batches.
 
-use std::{io, ops::Range, sync::Arc};
+use std::{
+    io,
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+};
 
 use mainstem_record::{BatchHeader, Offset, check_stored};
 
@@ -23,6 +27,37 @@ pub(super) async fn read(
     read: Read,
 ) -> Result<Chunk, ReadError> {
     let bound = in_range(shared, read.from)?.min(read.end);
+    read_below(shared, tools, read, bound).await
+}
+
+/// Reads up to the log end, for followers. What a cut takes away meanwhile is not damaged.
+pub(super) async fn read_tail(
+    shared: &Arc<Shared>,
+    tools: &Tools,
+    (from, bytes_max): (Offset, usize),
+) -> Result<Chunk, ReadError> {
+    let read = Read {
+        from,
+        bytes_max,
+        at_least_one_batch: true,
+        end: Offset(i64::MAX),
+    };
+    loop {
+        let cuts = shared.cuts.load(Ordering::Acquire);
+        in_range(shared, from)?;
+        let found = read_below(shared, tools, read, shared.ends().log_end).await;
+        if shared.cuts.load(Ordering::Acquire) == cuts {
+            return found;
+        }
+    }
+}
+
+async fn read_below(
+    shared: &Arc<Shared>,
+    tools: &Tools,
+    read: Read,
+    bound: Offset,
+) -> Result<Chunk, ReadError> {
     if read.from >= bound {
         return Ok(Chunk::empty(read.from));
     }
@@ -69,6 +104,9 @@ async fn read_file(
         let Some(segment) = shared.segment_at(read.from) else {
             return Ok(Chunk::empty(read.from));
         };
+        if !segment.held {
+            return Err(not_held(&segment));
+        }
         let (files, id) = (tools.files.clone(), segment.id);
         let result = blocking(tools, move || read_segment(&files, &segment, &read, bound)).await;
         match result {
@@ -88,6 +126,14 @@ async fn read_file(
                 }
             }
         }
+    }
+}
+
+/// That a segment is not here.
+pub(super) fn not_held(segment: &Segment) -> ReadError {
+    ReadError::NotHeld {
+        segment: segment.id,
+        end: segment.end(),
     }
 }
 

@@ -7,7 +7,7 @@ use mainstem_record::{BatchHeader, Offset, TimestampMs, records};
 
 use super::{
     Tools,
-    reads::{blocking, io_error},
+    reads::{blocking, io_error, not_held},
 };
 use crate::{
     error::ReadError,
@@ -34,6 +34,9 @@ pub(super) async fn find(
 ) -> Result<Found, ReadError> {
     search(shared, tools, move |files, chain, range| {
         for segment in chain {
+            if !segment.held {
+                return Err(not_held(segment));
+            }
             if let Some(found) = find_in(files, segment, at_least, range)? {
                 return Ok(Some(found));
             }
@@ -45,6 +48,9 @@ pub(super) async fn find(
 
 pub(super) async fn max(shared: &Arc<Shared>, tools: &Tools) -> Result<Found, ReadError> {
     search(shared, tools, |files, chain, range| {
+        if let Some(segment) = chain.iter().find(|segment| !segment.held) {
+            return Err(not_held(segment));
+        }
         let mut best: Found = None;
         // The newest segments are the likeliest; an older one with the same timestamp wins.
         for segment in chain.iter().rev() {

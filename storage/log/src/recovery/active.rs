@@ -38,6 +38,8 @@ pub(super) struct Found {
     pub(super) end: Offset,
     pub(super) dedupe: Dedupe,
     pub(super) failure: Option<PartitionFailure>,
+    /// It was begun here: what is remembered at its base was known then.
+    pub(super) began: bool,
 }
 
 /// An active segment that is being opened.
@@ -48,6 +50,9 @@ struct Opening<'a> {
     path: PathBuf,
     /// Up to where it is known to be on stable storage.
     synced: Option<SyncedPoint>,
+    /// It can be told what is remembered at its base.
+    memory_known: bool,
+    began: bool,
 }
 
 /// Where to begin, and what is known there.
@@ -58,11 +63,11 @@ struct Start {
 }
 
 /// Opens the active segment, or makes it. `before` tells what the partition remembers where the
-/// segment begins, if that must be known.
+/// segment begins, if that must be known; as far as it can be told.
 pub(super) fn open(
     options: &RecoverOptions,
     dir: &Path,
-    spec: &SegmentSpec,
+    (spec, memory_known): (&SegmentSpec, bool),
     before: impl FnOnce() -> Result<Dedupe, LogError>,
 ) -> Result<Found, LogError> {
     let fs = &*options.fs;
@@ -71,7 +76,9 @@ pub(super) fn open(
     let index_path = path.with_extension(paths::INDEX);
     delete_file(fs, &index_path).map_err(LogError::io(&index_path))?;
     let point = read_point(options, &path, spec)?;
-    let opening = Opening {
+    let mut opening = Opening {
+        memory_known,
+        began: point.is_some(),
         synced: later(
             options.synced.filter(|s| s.segment == spec.id),
             point.as_ref(),
@@ -93,6 +100,8 @@ pub(super) fn open(
         Err(error) => return Err(LogError::io(opening.path)(error)),
     };
     let len = file.len().map_err(LogError::io(&opening.path))?;
+    // Nothing is appended before it is known.
+    opening.began |= len > 0;
     let is_new = point.is_none();
     let start = match opening.start_at(point, &*file, len)? {
         Some(start) => start,
@@ -182,6 +191,9 @@ impl Opening<'_> {
 
     /// Makes what is remembered at the base durable with the segment: what told it may be dropped.
     fn remember(&self, dedupe: Dedupe) -> Result<Dedupe, LogError> {
+        if !self.memory_known {
+            return Ok(dedupe);
+        }
         let (fs, options) = (&*self.options.fs, self.options);
         let made = (options.index_interval, options.wall_ms);
         put_base_point(fs, self.dir, self.spec, made, &dedupe).map_err(LogError::io(&self.path))?;
@@ -209,6 +221,7 @@ impl Opening<'_> {
                 active: Some(active),
                 dedupe,
                 failure: None,
+                began: self.began,
             });
         }
         let state = SegmentState {
@@ -225,6 +238,7 @@ impl Opening<'_> {
             end: self.synced.map_or(spec.base, |point| point.offset),
             dedupe,
             failure: Some(failure),
+            began: true,
         })
     }
 
@@ -342,6 +356,7 @@ impl Opening<'_> {
             end: scan.next,
             dedupe,
             failure: None,
+            began: self.began,
         })
     }
 
@@ -391,6 +406,7 @@ impl Opening<'_> {
                 .map_or(scan.next, |point| point.offset.max(scan.next)),
             dedupe,
             failure: Some(failure),
+            began: true,
         })
     }
 

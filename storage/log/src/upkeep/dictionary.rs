@@ -70,7 +70,8 @@ fn unlabelled(partition: &Partition, tools: &Tools) -> Vec<Arc<Segment>> {
     let chain = partition.shared().chain.read();
     let without = chain.iter().filter(|segment| {
         let state = segment.state.read();
-        state.end.is_some() && state.bytes >= bytes_min && segment.labelled() == Labelled::NotYet
+        let is_here = state.end.is_some() && segment.held;
+        is_here && state.bytes >= bytes_min && segment.labelled() == Labelled::NotYet
     });
     without.cloned().collect()
 }

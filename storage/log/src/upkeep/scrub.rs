@@ -153,7 +153,7 @@ impl Log {
                 let chain = partition.shared().chain.read();
                 chain
                     .iter()
-                    .filter(|s| s.end().is_some())
+                    .filter(|s| s.end().is_some() && s.held)
                     .cloned()
                     .collect()
             };

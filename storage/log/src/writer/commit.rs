@@ -18,7 +18,7 @@ use crate::{
     planted::{Bug, planted},
     shard::Core,
     shared::Status,
-    spec::Flush,
+    spec::{Commit, Flush, Role},
 };
 
 // === impl Writer ===
@@ -157,17 +157,17 @@ impl Writer {
         core.space.wrote(self.staged.bytes as u64);
         core.points.grew(self.slot, self.staged.bytes as u64);
         cache(core, &self.shared, batches);
-        let readable = self.settings.flush != Flush::Always || planted(Bug::EarlyRead);
-        {
+        let log_end = active.next;
+        let readable = {
             let mut state = self.shared.state.write();
-            state.ends.log_end = active.next;
-            if readable {
-                state.ends.committed_end = active.next;
-            }
-        }
-        // Else the sync will wake: nobody reads before.
+            state.ends.log_end = log_end;
+            self.move_committed(&mut state.ends)
+        };
+        // Else who makes it readable will wake: only the streams of followers read before.
         if readable {
             self.shared.wake();
+        } else {
+            self.shared.wake_tail();
         }
         self.staged.batches.clear();
         self.staged.bytes = 0;
@@ -175,11 +175,19 @@ impl Writer {
         self.staged.undo_qos2.clear();
     }
 
-    /// Completes tickets, or lets them wait for a sync.
+    /// Completes tickets, or lets them wait for a sync or for the high watermark.
     fn settle(&mut self, core: &mut Core) {
-        let log_start = self.shared.ends().log_start;
+        let ends = self.shared.ends();
+        let log_start = ends.log_start;
         let synced = self.active.as_ref().map_or(Offset::ZERO, |a| a.synced);
-        let always = self.settings.flush == Flush::Always;
+        let external = self.role == Role::Leader(Commit::External);
+        // Up to where it is durable already.
+        let durable = match self.settings.flush {
+            _ if external && planted(Bug::AckBeforeCommit) => Offset(i64::MAX),
+            _ if external => ends.committed_end,
+            Flush::Always if !planted(Bug::EarlyAck) => synced,
+            Flush::Always | Flush::Os | Flush::Interval { .. } => Offset(i64::MAX),
+        };
         for staged in self.staged.tickets.drain(..) {
             let StagedTicket {
                 ticket,
@@ -189,15 +197,19 @@ impl Writer {
                 permit,
             } = staged;
             appended.log_start = log_start;
-            if ack == Ack::Durable && always && end > synced && !planted(Bug::EarlyAck) {
-                self.waiters.push_back(Waiter {
-                    end,
-                    since: core.now,
-                    what: Waiting::Append(ticket, appended, permit),
-                });
-            } else {
+            if ack != Ack::Durable || end <= durable {
                 core.hasty_at = Some(core.now);
                 core.acks.push(ticket, appended, permit);
+                continue;
+            }
+            let waiter = Waiter {
+                end,
+                since: core.now,
+                what: Waiting::Append(ticket, appended, permit),
+            };
+            match external {
+                true => self.committing.push_back(waiter),
+                false => self.waiters.push_back(waiter),
             }
         }
         // One large drain must not leave its buffers to a partition that then falls silent.
@@ -209,7 +221,8 @@ impl Writer {
 
     /// Tells the owner once per segment that it should be rolled.
     fn tell_roll(&mut self, core: &mut Core) {
-        let Some(active) = self.active.as_ref().filter(|_| !self.roll_told) else {
+        let asks = !self.roll_told && matches!(self.role, Role::Leader(_));
+        let Some(active) = self.active.as_ref().filter(|_| asks) else {
             return;
         };
         let age_ms = core.wall_ms - active.segment.created_wall_ms;

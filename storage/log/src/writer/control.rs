@@ -4,9 +4,9 @@ use tokio::sync::oneshot;
 
 use super::{Queued, Waiter, Waiting, Writer};
 use crate::{
-    active::{Active, Frozen},
+    active::Frozen,
     error::PartitionError,
-    inbox::FlushSender,
+    inbox::{FlushSender, Install},
     planted::{Bug, planted},
     shard::Core,
     spec::{Flush, PartitionSettings},
@@ -67,11 +67,11 @@ impl Writer {
         }
     }
 
-    /// Opens the gate on the next segment.
+    /// Goes on with the next segment, and opens the gate if it is here.
     pub(crate) fn install(
         &mut self,
         core: &mut Core,
-        active: Active,
+        install: Install,
     ) -> Result<(), PartitionError> {
         if let Some(error) = self.refusal(core) {
             return Err(error);
@@ -80,21 +80,39 @@ impl Writer {
         if !self.gate.closed || !self.is_in_place() {
             return Err(PartitionError::NotFrozen);
         }
+        let Install {
+            end,
+            held,
+            next,
+            active,
+            memory,
+        } = install;
         // Whoever waits for what is synced already must not wait for the next segment.
         self.release_waiters(core);
-        assert_eq!(
-            active.next,
-            self.shared.ends().log_end,
-            "the next segment begins where the last one ends"
+        let base = next.base;
+        let last_is_here = self.shared.chain.read().last().is_none_or(|last| last.held);
+        assert!(
+            base >= self.shared.ends().log_end && base >= end,
+            "no offset is given out twice"
         );
-        self.shared
-            .replace_last(&core.files, active.segment.clone());
-        core.note_synced(self.shared.id, &active);
+        self.shared.replace_last(&core.files, (end, held), next);
+        {
+            // All below the segment is sealed, and so counts as committed (R14).
+            let mut state = self.shared.state.write();
+            let ends = &mut state.ends;
+            (ends.log_end, ends.synced_end, ends.committed_end) = (base, base, base);
+        }
+        self.release_committed(core);
         self.let_go(core);
-        self.active = Some(active);
+        if let Some(active) = &active {
+            core.note_synced(self.shared.id, active);
+        }
+        self.active = active;
         core.points.track(self.slot, 0);
         self.roll_told = false;
+        self.begin_memory(held && last_is_here, memory);
         self.thaw(core);
+        self.shared.wake();
         Ok(())
     }
 
@@ -131,10 +149,15 @@ impl Writer {
             self.schedule_sync(core);
             return;
         }
-        {
-            let mut state = self.shared.state.write();
-            state.ends.committed_end = state.ends.log_end;
-        }
+        self.move_committed(&mut self.shared.state.write().ends);
+        self.release_committed(core);
+        self.release_written(core);
+        self.shared.wake();
+        self.schedule_sync(core);
+    }
+
+    /// Completes the appends that wait for a sync: being written is enough now.
+    pub(super) fn release_written(&mut self, core: &mut Core) {
         for waiter in std::mem::take(&mut self.waiters) {
             match waiter.what {
                 Waiting::Append(ticket, appended, permit) => {
@@ -143,8 +166,6 @@ impl Writer {
                 Waiting::Flush(_) => self.waiters.push_back(waiter),
             }
         }
-        self.shared.wake();
-        self.schedule_sync(core);
     }
 
     fn wait_for_sync(&mut self, core: &mut Core, end: mainstem_record::Offset, what: Waiting) {

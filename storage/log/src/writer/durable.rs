@@ -1,10 +1,12 @@
 //! From written to durable: what a partition asks of the sync rounds, and what it does when they
 //! are over.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use mainstem_record::Offset;
 
-use super::{Waiting, Writer};
+use super::{Waiter, Waiting, Writer};
 use crate::{
     active::Active,
     journal::{ENTRY_PAYLOAD_BYTES_MAX, Entry, JournalJob},
@@ -337,42 +339,29 @@ impl Writer {
         let more_to_read = {
             let mut state = self.shared.state.write();
             state.ends.synced_end = upto;
-            let more = self.settings.flush == Flush::Always && state.ends.committed_end < upto;
-            if more {
-                state.ends.committed_end = upto;
-            }
-            more
+            self.move_committed(&mut state.ends)
         };
         self.release_waiters(core);
         if more_to_read {
+            self.release_committed(core);
             self.shared.wake();
+        } else {
+            self.shared.wake_tail();
         }
     }
 
-    /// Completes those whose wait is over, in order.
+    /// Completes those whose wait for a sync is over, in order.
     pub(super) fn release_waiters(&mut self, core: &mut Core) {
-        let Some(active) = &self.active else {
-            return;
-        };
-        let mut observed = None;
-        while self.waiters.front().is_some_and(|w| w.end <= active.synced) {
-            let Some(waiter) = self.waiters.pop_front() else {
-                break;
-            };
-            // Those that were taken out of the inbox together count once.
-            if observed != Some(waiter.since) {
-                observed = Some(waiter.since);
-                let seconds = core.now.saturating_sub(waiter.since).as_secs_f64();
-                core.metrics.durable_seconds.observe(seconds);
-            }
-            match waiter.what {
-                Waiting::Append(ticket, appended, permit) => {
-                    core.acks.push(ticket, appended, permit);
-                }
-                Waiting::Flush(reply) => {
-                    let _ = reply.send(Ok(active.synced));
-                }
-            }
+        if let Some(active) = &self.active {
+            release(&mut self.waiters, active.synced, core);
+        }
+    }
+
+    /// Completes the appends that the committed end has passed, in order.
+    pub(super) fn release_committed(&mut self, core: &mut Core) {
+        if !self.committing.is_empty() {
+            let committed = self.shared.ends().committed_end;
+            release(&mut self.committing, committed, core);
         }
     }
 
@@ -383,6 +372,30 @@ impl Writer {
         };
         for reply in self.freezing.drain(..) {
             let _ = reply.send(Ok(active.freeze()));
+        }
+    }
+}
+
+/// Completes those who wait for no more than `upto`.
+fn release(waiters: &mut VecDeque<Waiter>, upto: Offset, core: &mut Core) {
+    let mut observed = None;
+    while waiters.front().is_some_and(|waiter| waiter.end <= upto) {
+        let Some(waiter) = waiters.pop_front() else {
+            break;
+        };
+        // Those that were taken out of the inbox together count once.
+        if observed != Some(waiter.since) {
+            observed = Some(waiter.since);
+            let seconds = core.now.saturating_sub(waiter.since).as_secs_f64();
+            core.metrics.durable_seconds.observe(seconds);
+        }
+        match waiter.what {
+            Waiting::Append(ticket, appended, permit) => {
+                core.acks.push(ticket, appended, permit);
+            }
+            Waiting::Flush(reply) => {
+                let _ = reply.send(Ok(upto));
+            }
         }
     }
 }

@@ -1,7 +1,15 @@
 //! What a recovery point needs of a partition. See [`crate::points`].
 
+use mainstem_record::Offset;
+
 use super::Writer;
-use crate::{points::Draft, shard::Core, shared::Status};
+use crate::{
+    planted::{Bug, planted},
+    points::Draft,
+    shard::Core,
+    shared::Status,
+    spec::{Commit, Role},
+};
 
 // === impl Writer ===
 
@@ -35,7 +43,9 @@ impl Writer {
         if let Some(active) = &self.active {
             let interval = core.options.index_interval_bytes;
             let (segment, position) = (active.segment.id, active.synced_position);
-            core.points.synced(&core.env, segment, position, interval);
+            let kept = self.kept_end();
+            core.points
+                .synced(&core.env, segment, (position, kept), interval);
         }
     }
 
@@ -44,7 +54,18 @@ impl Writer {
         if core.points.unsaved(self.slot) == 0 {
             return None;
         }
-        self.draft()
+        self.draft().filter(|draft| draft.end <= self.kept_end())
+    }
+
+    /// Below this offset nothing will be cut.
+    fn kept_end(&self) -> Offset {
+        match self.role {
+            Role::Leader(Commit::Own) => Offset(i64::MAX),
+            _ if planted(Bug::PointAboveCommitted) => Offset(i64::MAX),
+            Role::Leader(Commit::External) | Role::Follower | Role::Fenced => {
+                self.shared.ends().committed_end
+            }
+        }
     }
 
     fn draft(&self) -> Option<Draft> {

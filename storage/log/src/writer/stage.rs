@@ -18,8 +18,8 @@ use crate::{
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Whom to tell.
-struct Caller {
-    ticket: TicketSender,
+pub(super) struct Caller {
+    pub(super) ticket: TicketSender,
     ack: Ack,
     permit: OwnedSemaphorePermit,
 }
@@ -39,6 +39,10 @@ impl Writer {
     pub(crate) fn stage(&mut self, core: &mut Core, message: AppendMessage) {
         if let Some(error) = self.refusal(core) {
             message.fail(error.into());
+            return;
+        }
+        if let Some(error) = self.role_refusal(&message.work) {
+            message.fail(error);
             return;
         }
         if self.gate.closed {
@@ -61,6 +65,7 @@ impl Writer {
             permit: message.permit,
         };
         match message.work {
+            Work::Replica(replica) => self.stage_replica(core, *replica, caller),
             Work::Batch { batch, header, .. } => self.stage_batch(core, batch, header, caller),
             Work::Record {
                 record,
@@ -252,7 +257,7 @@ impl Writer {
         self.staged.batches.push((header, batch.freeze()));
     }
 
-    fn push_ticket(&mut self, caller: Caller, appended: Appended, end: Offset) {
+    pub(super) fn push_ticket(&mut self, caller: Caller, appended: Appended, end: Offset) {
         self.staged.tickets.push(StagedTicket {
             ticket: caller.ticket,
             ack: caller.ack,

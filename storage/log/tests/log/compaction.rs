@@ -15,8 +15,8 @@ use std::{
 use bytes::Bytes;
 use mainstem_env::{Clock, Fs};
 use mainstem_log::{
-    CompactError, CompactOptions, Flush, Log, LogOptions, Partition, PartitionSpec, Replacement,
-    SegmentSpec,
+    Commit, CompactError, CompactOptions, Flush, Log, LogOptions, Partition, PartitionSpec,
+    Replacement, Role, SegmentSpec,
 };
 use mainstem_record::{
     Attributes, BatchBuilder, BatchHeader, BatchOptions, Codec, LeaderEpoch, Offset, ProducerEpoch,
@@ -94,6 +94,7 @@ async fn open(fs: &SimFs, clock: &SimClock, chain: &[(SegmentSpec, i64)]) -> (Lo
         log_start: Offset(0),
         segments: chain.iter().map(|(spec, _)| *spec).collect(),
         settings: settings(Flush::Always),
+        role: Role::Leader(Commit::Own),
     };
     let partition = log.open_partition(spec).await.unwrap();
     (log, partition)
@@ -109,6 +110,7 @@ impl World {
             epoch: LeaderEpoch(0),
             end: None,
             compacted_from: None,
+            held: true,
         };
         let chain = vec![(first, 0)];
         let (log, partition) = open(&fs, &clock, &chain).await;
@@ -273,6 +275,7 @@ impl World {
             epoch: LeaderEpoch(self.epoch),
             end: None,
             compacted_from: None,
+            held: true,
         };
         self.epoch += 1;
         self.chain.push((next, 0));

@@ -175,6 +175,7 @@ fn readers_at_the_tail_see_a_gap_free_prefix_in_the_order_of_each_writer() {
                     epoch: info.epoch,
                     end: info.end,
                     compacted_from: info.compacted_from,
+                    held: info.held,
                 })
                 .collect();
             let partition = log.open_partition(spec).await.unwrap();

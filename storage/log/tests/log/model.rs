@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, io, time::Duration};
 
 use bytes::Bytes;
 use mainstem_log::{
-    Ack, Append, AppendError, Flush, Log, LogOptions, Partition, PartitionSpec, QOS2_HEADER,
-    Qos2Id, SegmentSpec,
+    Ack, Append, AppendError, Commit, Flush, Log, LogOptions, Partition, PartitionSpec,
+    QOS2_HEADER, Qos2Id, Role, SegmentSpec,
 };
 use mainstem_record::{Codec, Offset, TimestampMs};
 use mainstem_simulation::{self as simulation, Dice, Faults, Process, SimFs, run};
@@ -495,6 +495,7 @@ fn spec(chain: &[SegmentSpec], log_start: i64, flush: Flush) -> PartitionSpec {
         log_start: Offset(log_start),
         segments: chain.to_vec(),
         settings: settings(flush),
+        role: Role::Leader(Commit::Own),
     }
 }
 

@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use mainstem_env::{BoxFuture, Env, Fs, Tasks};
 use mainstem_log::{
-    Ack, Append, Flush, Log, LogEvent, LogOptions, Partition, PartitionSettings, PartitionSpec,
-    Read, ReadError, SegmentSpec,
+    Ack, Append, Commit, Flush, Log, LogEvent, LogOptions, Partition, PartitionSettings,
+    PartitionSpec, Read, ReadError, Role, SegmentSpec,
 };
 use mainstem_record::{
     Attributes, BatchBuilder, BatchOptions, Batches, Codec, EncodedRecord, LeaderEpoch, Offset,
@@ -138,6 +138,7 @@ pub(crate) fn segment_spec(number: i32, base: i64) -> SegmentSpec {
         epoch: LeaderEpoch(number),
         end: None,
         compacted_from: None,
+        held: true,
     }
 }
 
@@ -162,6 +163,7 @@ pub(crate) fn spec(flush: Flush) -> PartitionSpec {
         log_start: Offset(0),
         segments: vec![segment_spec(0, 0)],
         settings: settings(flush),
+        role: Role::Leader(Commit::Own),
     }
 }
 

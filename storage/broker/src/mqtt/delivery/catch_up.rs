@@ -258,7 +258,8 @@ impl Reading {
             Err(ReadError::OutOfRange { log_end, .. }) => Self::Gap(log_end, Lost::Retention),
             Err(ReadError::Damaged { end, .. }) => Self::Gap(end.max(from.next()), Lost::Damage),
             Err(ReadError::Removed) => Self::Gone,
-            Err(ReadError::Io(_)) => Self::Retry,
+            // It may be copied to this node.
+            Err(ReadError::NotHeld { .. } | ReadError::Io(_)) => Self::Retry,
         }
     }
 }

@@ -59,8 +59,8 @@ pub(super) async fn run(hub: Arc<Hub>, follower: Arc<Follower>) {
                 pass(&follower, next);
             }
             Err(ReadError::Removed) => return,
-            Err(ReadError::Io(kind)) => {
-                tracing::warn!(partition = %follower.id, ?kind, "tail not read; tried again");
+            Err(error @ (ReadError::NotHeld { .. } | ReadError::Io(_))) => {
+                tracing::warn!(partition = %follower.id, %error, "tail not read; tried again");
                 hub.core.env.sleep(RETRY_PAUSE).await;
                 continue;
             }

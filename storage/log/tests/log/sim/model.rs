@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use mainstem_log::{Flush, PartitionSpec, SegmentSpec};
+use mainstem_log::{Commit, Flush, PartitionSpec, Role, SegmentSpec};
 use mainstem_record::{BatchHeader, Offset};
 
 use crate::support::{Seen, partition_id, segment_spec, settings};
@@ -97,6 +97,7 @@ impl Model {
             log_start: Offset(self.log_start),
             segments: self.chain.clone(),
             settings: settings(self.flush),
+            role: Role::Leader(Commit::Own),
         }
     }
 

@@ -1,0 +1,122 @@
+//! What a replica needs of the log: its role, the batches of a leader, the high watermark, the tail
+//! above it, and what is remembered where a segment begins.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use mainstem_record::{Offset, SegmentId};
+use tokio::sync::Notify;
+
+use super::{Partition, chain, reads};
+use crate::{
+    append::{AppendTicket, ReplicaAppend},
+    error::{AppendError, PartitionError, ReadError},
+    inbox::Control,
+    read::Chunk,
+    shared::Subscription,
+    spec::{Ends, Role, SegmentSpec},
+};
+
+impl Partition {
+    /// Takes on a role, in order with appends: those that came before are written, those that come
+    /// after are refused or taken by the new one. Appends of the old role that still wait fail with
+    /// [`AppendError::NotLeader`] or [`AppendError::NotFollower`], which leaves their outcome open.
+    ///
+    /// Returns the ends at that moment: from [`Role::Fenced`] on neither log end nor committed end
+    /// moves (R22). Under [`crate::Flush::Always`] what was written last is not synced yet:
+    /// [`Partition::flush`].
+    ///
+    /// # Errors
+    /// [`PartitionError::NoMemory`] for a leader that must call [`Partition::install_memory`]
+    /// first; [`PartitionError`]. The role is as before.
+    pub async fn set_role(&self, role: Role) -> Result<Ends, PartitionError> {
+        self.ask(|reply| Control::Role(role, reply)).await?
+    }
+
+    /// Appends what the leader has appended, as a follower. Waits only for room.
+    ///
+    /// Every batch is checked as recovery does, and must go on where this log ends, in the active
+    /// segment, with its epoch (R9). Index, cache and what is remembered of producers and QoS 2
+    /// sessions are what the leader's are.
+    ///
+    /// # Errors
+    /// What can be told at once: [`AppendError::InvalidBatch`]. The ticket tells the rest:
+    /// [`AppendError::NotFollower`], [`AppendError::NotAtEnd`], [`AppendError::WrongSegment`],
+    /// [`AppendError::NoMemory`]. Nothing was appended then.
+    pub async fn append_replica(&self, append: ReplicaAppend) -> Result<AppendTicket, AppendError> {
+        let (inbox, shared) = (&self.inner.inbox, &self.inner.shared);
+        inbox.append_replica(shared, append).await
+    }
+
+    /// Says that all below is committed in the partition (R12): the committed end follows, as far as
+    /// this log reaches and, under [`crate::Flush::Always`], is synced; durable appends complete
+    /// and readers are woken. A lower one than before changes nothing, nor does any with
+    /// [`crate::Commit::Own`]. Never waits.
+    pub fn set_high_watermark(&self, high_watermark: Offset) {
+        let shared = &self.inner.shared;
+        if shared.tell_high_watermark(high_watermark) {
+            self.inner.inbox.told().push(shared);
+        }
+    }
+
+    /// As [`Partition::read`], up to the log end: what may still be cut, for followers and for
+    /// nobody else. Returns at least one batch below the log end, and no more than about
+    /// `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// As [`Partition::read`].
+    pub async fn read_tail(&self, from: Offset, bytes_max: usize) -> Result<Chunk, ReadError> {
+        let (shared, tools) = (&self.inner.shared, &self.inner.tools);
+        reads::read_tail(shared, tools, (from, bytes_max)).await
+    }
+
+    /// As [`Partition::subscribe`], and also when the log end or the synced end has moved.
+    pub fn subscribe_tail(&self, notify: &Arc<Notify>) -> Subscription {
+        self.inner.shared.subscribe(notify, true)
+    }
+
+    /// Goes on with `next` once metadata has sealed the active segment as `sealed`. Appends wait
+    /// since [`Partition::seal_begin`], unless there is no segment that is written.
+    ///
+    /// With `sealed.held` this log must end where the segment does ([`Partition::cut`]). Otherwise
+    /// it is not all here: its records answer [`ReadError::NotHeld`] from here on, and its file
+    /// stays for whoever completes it. `next` may be one that is not held, and may begin above the
+    /// end: an unclean recovery leaves a hole (R37). Everything below `next` counts as committed.
+    ///
+    /// # Errors
+    /// As [`Partition::seal_commit`].
+    pub async fn advance(
+        &self,
+        sealed: SegmentSpec,
+        next: SegmentSpec,
+    ) -> Result<(), PartitionError> {
+        let sealed = Some(sealed);
+        self.step(chain::Step { sealed, next }).await
+    }
+
+    /// Whether [`Partition::install_memory`] must be called before anything is appended: this node
+    /// has not what came before the active segment.
+    pub fn needs_memory(&self) -> bool {
+        self.inner.shared.needs_memory.load(Ordering::Acquire)
+    }
+
+    /// What the partition remembers of producers and QoS 2 sessions where segment `id` begins, for
+    /// [`Partition::install_memory`] of another replica. It is had where the segment is led, and
+    /// where the segment before it is held.
+    ///
+    /// # Errors
+    /// [`PartitionError::NoMemory`]; [`PartitionError`].
+    pub async fn memory(&self, id: SegmentId) -> Result<bytes::Bytes, PartitionError> {
+        super::memory::memory(&self.inner, id).await
+    }
+
+    /// Takes over what the partition remembers where the active segment begins, as
+    /// [`Partition::memory`] of another replica has given it. Nothing may have been appended to the
+    /// segment yet. It is durable when this returns.
+    ///
+    /// # Errors
+    /// [`PartitionError::BadMemory`] if it is damaged, too long or of another place;
+    /// [`PartitionError::NoActiveSegment`] if the segment is not at its base.
+    pub async fn install_memory(&self, memory: bytes::Bytes) -> Result<(), PartitionError> {
+        super::memory::install(&self.inner, memory).await
+    }
+}
