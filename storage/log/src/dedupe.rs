@@ -6,9 +6,7 @@ mod qos2;
 
 use mainstem_record::{BatchHeader, records};
 
-pub(crate) use producers::{
-    Mark, PRODUCER_BYTES_MAX, PRODUCERS_MAX, Producer, Producers, Verdict,
-};
+pub(crate) use producers::{Mark, PRODUCER_BYTES_MAX, PRODUCERS_MAX, Producer, Producers, Verdict};
 pub(crate) use qos2::{Qos2, Qos2Undo, SESSION_BYTES_MAX, SESSIONS_MAX};
 
 use crate::{QOS2_HEADER, append::Qos2Id};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use mainstem_record::{
-    BatchBuilder, BatchHeader, BatchOptions, EncodedRecord, Offset, SegmentId, TimestampMs, check_stored,
+    BatchBuilder, BatchHeader, BatchOptions, EncodedRecord, Offset, SegmentId, TimestampMs,
+    check_stored,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
@@ -491,7 +492,9 @@ fn prepare_replica(
         if check_stored(&batch).is_err() && !planted(Bug::UncheckedReplica) {
             return Err(AppendError::InvalidBatch);
         }
-        qos2_of(&header, &batch, decompressed_bytes_max, |id| work.qos2.push(id));
+        qos2_of(&header, &batch, decompressed_bytes_max, |id| {
+            work.qos2.push(id)
+        });
         next = header.next_offset();
         work.batches.push((header, batch));
     }

@@ -283,7 +283,9 @@ impl Log {
         let shared = Arc::new(Shared::new(id, dir, state, chain, dedupe));
         shared.needs_memory.store(needs_memory, Ordering::Release);
         inbox
-            .ask(&shared, |reply| Control::Open(active, settings, role, reply))
+            .ask(&shared, |reply| {
+                Control::Open(active, settings, role, reply)
+            })
             .await
             .map_err(|_| LogError::Closed)?;
         let partition = Partition::new(shared, inbox.clone(), inner.tools.clone());

@@ -153,7 +153,9 @@ pub(crate) fn recover(
 /// Those of these neighbours that come last and are here: what they tell of producers is whole.
 fn held_run(sealed: &[SegmentSpec]) -> &[SegmentSpec] {
     let begins = sealed.iter().rposition(|segment| !segment.held);
-    sealed.get(begins.map_or(0, |at| at + 1)..).unwrap_or(sealed)
+    sealed
+        .get(begins.map_or(0, |at| at + 1)..)
+        .unwrap_or(sealed)
 }
 
 /// Whether it can be told here what is remembered after the sealed segments, which end at `end`.

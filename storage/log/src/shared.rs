@@ -206,7 +206,12 @@ impl Shared {
 
     /// Seals the last segment of the chain at `end` if it is active (an empty one goes), and appends
     /// `next`. Unless it is `held` whole, its records are not to be had here.
-    pub(crate) fn replace_last(&self, files: &Files, (end, held): (Offset, bool), next: Arc<Segment>) {
+    pub(crate) fn replace_last(
+        &self,
+        files: &Files,
+        (end, held): (Offset, bool),
+        next: Arc<Segment>,
+    ) {
         let mut chain = self.chain.write();
         if let Some(last) = chain.last().cloned().filter(|last| last.end().is_none()) {
             if end == last.base {

@@ -113,7 +113,11 @@ fn check_step(
             let end = sealed.end.ok_or(refused)?;
             let whole = sealed.held && active.held;
             // Who has more must be cut first.
-            let fits = if whole { end == log_end } else { end >= log_end };
+            let fits = if whole {
+                end == log_end
+            } else {
+                end >= log_end
+            };
             if sealed.id != active.id || !fits {
                 return Err(refused);
             }

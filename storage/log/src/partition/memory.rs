@@ -12,8 +12,8 @@ use super::{Inner, chain::blocking};
 use crate::{
     dedupe::{Dedupe, PRODUCER_BYTES_MAX, PRODUCERS_MAX, SESSION_BYTES_MAX, SESSIONS_MAX},
     error::PartitionError,
-    index_file::{self, INDEX_FILE_BYTES_MAX},
     inbox::Control,
+    index_file::{self, INDEX_FILE_BYTES_MAX},
     log::expiry_ms,
     paths,
     points::{base_point, put_memory},
@@ -76,7 +76,10 @@ fn at_end(
 pub(super) async fn install(inner: &Inner, memory: Bytes) -> Result<(), PartitionError> {
     let _admin = inner.admin.lock().await;
     let shared = &inner.shared;
-    if !shared.needs_memory.load(std::sync::atomic::Ordering::Acquire) {
+    if !shared
+        .needs_memory
+        .load(std::sync::atomic::Ordering::Acquire)
+    {
         return Ok(());
     }
     let active = shared.chain.read().last().cloned();
