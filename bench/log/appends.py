@@ -34,11 +34,11 @@ def run(context, _options):
     rows = ROWS["append"]
     seconds = max(0.5, SECONDS * context.scale)
     plan = [
-        (rows[0:2], partial(large, rows, max(64, int(MEBIBYTES * context.scale)))),
-        (rows[2:4], partial(small, rows, seconds)),
-        (rows[4:5], partial(paired, rows[4], "always-group", seconds)),
-        (rows[5:6], partial(paired, rows[5], "always-many", seconds)),
-        (rows[6:9], partial(latency, rows, max(4, int(TURNS * context.scale)))),
+        (rows[0:3], partial(large, rows, max(64, int(MEBIBYTES * context.scale)))),
+        (rows[3:5], partial(small, rows, seconds)),
+        (rows[5:6], partial(paired, rows[5], "always-group", seconds)),
+        (rows[6:7], partial(paired, rows[6], "always-many", seconds)),
+        (rows[7:10], partial(latency, rows, max(4, int(TURNS * context.scale)))),
     ]
     for round_ in range(context.rounds):
         context.begin_round("append", round_)
@@ -55,12 +55,16 @@ def flag(value):
 def large(rows, mebibytes, directory, product_first):
     found = driver.once("append-large", directory, LIMIT_S, mib=mebibytes, product_first=flag(product_first))
     cost = ("product_cpu_s_per_gb", "bare_cpu_s_per_gb")
-    return merged(beside(rows[0], found, 1e6), beside(rows[1], found, names=cost))
+    return merged(
+        beside(rows[0], found, 1e6),
+        beside(rows[1], found, names=cost),
+        beside(rows[2], found, 1e6, names=("product", "bare_fresh")),
+    )
 
 
 def small(rows, seconds, directory, _product_first):
     found = driver.once("append-small", directory, LIMIT_S, seconds=seconds)
-    return merged(beside(rows[2], found, 1e3), {LOG: {rows[3]: found["product_per_s"] / 1e3}})
+    return merged(beside(rows[3], found, 1e3), {LOG: {rows[4]: found["product_per_s"] / 1e3}})
 
 
 def paired(row, measure, seconds, directory, product_first):
@@ -71,9 +75,9 @@ def paired(row, measure, seconds, directory, product_first):
 def latency(rows, turns, directory, _product_first):
     found = driver.once("always-latency", directory, LIMIT_S, turns=turns)
     return merged(
-        beside(rows[6], found),
-        beside(rows[7], found, names=("product_p99", "bare_p99")),
-        beside(rows[8], found, names=("product", "bare_over")),
+        beside(rows[7], found),
+        beside(rows[8], found, names=("product_p99", "bare_p99")),
+        beside(rows[9], found, names=("product", "bare_over")),
     )
 
 

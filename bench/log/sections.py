@@ -48,6 +48,7 @@ SECTIONS = (
         (
             "64 KiB batches, `os`, MB/s",
             "64 KiB batches, `os`, CPU-s per GB",
+            "64 KiB batches, `os`, MB/s, beside fresh bytes",
             "1 KiB batches, 64 waiting over 64 partitions, `os`, thousand records per CPU-s",
             "1 KiB batches, 64 waiting over 64 partitions, `os`, thousand records/s",
             "`always`, 64 waiting over 64 partitions, appends/s",
@@ -57,10 +58,11 @@ SECTIONS = (
             "`always`, one waiting, p50, µs, beside overwriting",
         ),
         "A batch holds one record. Beside it: for 64 KiB, a loop of `pwrite` of the same size into one new "
-        "file; for 1 KiB, a loop of `pwrite` of 1 KiB into 64 files in turn, on one thread; for 64 waiting "
-        "over 64 partitions, one waiting; for 1,000 partitions, 64 waiting over one; for one waiting, a file "
-        "that grows by 1 KiB and an fdatasync, and in the last row 4 KiB written over what was written "
-        "before, and an fdatasync. CPU is that of the whole process, waiters included.",
+        "file, and in the third row a loop that writes bytes which another thread has just copied; for 1 KiB, "
+        "a loop of `pwrite` of 1 KiB into 64 files in turn, on one thread; for 64 waiting over 64 partitions, "
+        "one waiting; for 1,000 partitions, 64 waiting over one; for one waiting, a file that grows by 1 KiB "
+        "and an fdatasync, and in the last row 4 KiB written over what was written before, and an fdatasync. "
+        "CPU is that of the whole process, waiters included.",
     ),
     section(
         "read",

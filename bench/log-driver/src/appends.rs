@@ -43,7 +43,8 @@ struct Done {
 
 // === throughput ===
 
-/// 64 KiB batches through a shard, beside a bare loop of writes of the same size.
+/// 64 KiB batches through a shard, beside bare loops of writes of the same size: of one buffer, and
+/// of bytes that come from another thread.
 pub(crate) async fn large(env: Env, mut args: Args) -> Outcome<Report> {
     let count = args.get("mib", 512)? * (1 << 20) / LARGE_BYTES;
     let product_first = args.get("product_first", true)?;
@@ -54,29 +55,34 @@ pub(crate) async fn large(env: Env, mut args: Args) -> Outcome<Report> {
     let partition = partitions.first().ok_or("no partition")?;
     let mut batches = Batches::of(&env, LARGE_BYTES)?;
     let mut report = Report::new();
-    for product in [product_first, !product_first] {
+    let mut order = ["product", "bare_fresh", "bare"];
+    if !product_first {
+        order.reverse();
+    }
+    for name in order {
         let path = dir.join("bare");
         let own = env.clone();
         let bare = in_background(&env, move || {
             bare::touch_page_cache(&path, count * LARGE_BYTES)?;
-            if product {
-                return Ok(None);
+            match name {
+                "bare" => bare::write(&own, &path, LARGE_BYTES, count).map(Some),
+                "bare_fresh" => bare::write_fresh(&own, &path, LARGE_BYTES, count).map(Some),
+                _ => Ok(None),
             }
-            bare::write(&own, &path, LARGE_BYTES, count).map(Some)
         });
-        let (name, used) = match bare.await? {
-            Some(used) => ("bare", used),
+        let used = match bare.await? {
+            Some(used) => used,
             None => {
                 let mark = Mark::now(&env);
                 fill(partition, &mut batches, count as i64).await?;
-                ("product", mark.elapsed(&env))
+                mark.elapsed(&env)
             }
         };
         let bytes = count * LARGE_BYTES;
         put(&mut report, name, bytes as f64 / used.seconds);
         let per_gb = used.cpu / (bytes as f64 / 1e9);
         put(&mut report, &format!("{name}_cpu_s_per_gb"), per_gb);
-        if product {
+        if name == "product" {
             // Its pages come free for the other one.
             node.log.remove_partition(partition.id()).await?;
         }

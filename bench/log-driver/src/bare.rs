@@ -18,6 +18,12 @@ use crate::{
 /// What a file is made of before it is overwritten, at a time.
 const ZEROS_BYTES: usize = 1 << 20;
 
+/// How many distinct batches are copied in turn, as the load of the log does.
+const FRESH_DISTINCT: usize = 64;
+
+/// How many copies are under way, as appends of the log are.
+const FRESH_WINDOW: usize = 16;
+
 /// A page: what an overwriting journal writes.
 const PAGE_BYTES: usize = 4096;
 
@@ -51,6 +57,35 @@ pub(crate) fn write(env: &Env, path: &Path, size: usize, count: usize) -> Outcom
     for number in 0..count {
         file.write_all_at(&data, (number * size) as u64)?;
     }
+    let used = mark.elapsed(env);
+    drop(file);
+    std::fs::remove_file(path)?;
+    Ok(used)
+}
+
+/// As [`write`], but each write has bytes of its own that another thread has just copied, as a
+/// connection's thread does before a log gets them: the loop above writes one buffer again and again,
+/// which never leaves its core's cache.
+pub(crate) fn write_fresh(env: &Env, path: &Path, size: usize, count: usize) -> Outcome<Used> {
+    let data = noise(env, size * FRESH_DISTINCT);
+    let file = create(path)?;
+    let (sender, receiver) = std::sync::mpsc::sync_channel::<Vec<u8>>(FRESH_WINDOW);
+    let mark = Mark::now(env);
+    std::thread::scope(|scope| -> io::Result<()> {
+        let data = &data;
+        scope.spawn(move || {
+            for part in data.chunks_exact(size).cycle().take(count) {
+                // Nobody receives any more only after a failed write.
+                if sender.send(part.to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        for (number, bytes) in receiver.iter().enumerate() {
+            file.write_all_at(&bytes, (number * size) as u64)?;
+        }
+        Ok(())
+    })?;
     let used = mark.elapsed(env);
     drop(file);
     std::fs::remove_file(path)?;

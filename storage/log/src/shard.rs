@@ -2,8 +2,8 @@
 //! stalls stalls neither other shards nor connections.
 //!
 //! It takes everything that waits, stages it by partition, makes one vectored write per segment,
-//! publishes, and completes who waits. Syncs run beside it. There is no linger timer: batches come
-//! from load.
+//! publishes, and completes who waits. Syncs run beside it, except that for a waiter who is
+//! alone. There is no linger timer: batches come from load.
 
 mod rounds;
 

@@ -1,4 +1,4 @@
-//! Writes records, on a thread of its own: the shard goes on while the disk works.
+//! Writes records, mostly on a thread of its own: the shard goes on while the disk works.
 
 use std::{
     io::{self, IoSlice},

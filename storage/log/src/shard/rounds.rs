@@ -24,6 +24,10 @@ const JOURNAL_RETRY: Duration = Duration::from_secs(60);
 /// one of that kind must not wait for one either.
 const HASTE: Duration = Duration::from_secs(1);
 
+/// A disk that takes longer for a record of the journal is not waited for by the shard: beside that
+/// a hand-off between threads does not count.
+const QUICK: Duration = Duration::from_millis(2);
+
 /// What is under way.
 pub(super) struct Rounds {
     /// Syncs of the shard's files that have failed elsewhere.
@@ -36,6 +40,8 @@ pub(super) struct Rounds {
     make_after: Duration,
     /// The last record of the journal held a single append.
     lone: bool,
+    /// It took no longer than [`QUICK`].
+    quick: bool,
     /// What the metric was told of the journal's use.
     used_bytes: u64,
 }
@@ -61,6 +67,7 @@ impl Rounds {
             making: None,
             make_after: Duration::ZERO,
             lone: false,
+            quick: false,
             used_bytes: 0,
         }
     }
@@ -340,7 +347,7 @@ impl Shard {
             .hasty_at
             .is_some_and(|at| core.now.saturating_sub(at) < HASTE);
         let busy = self.rounds.in_place.is_some() || self.rounds.trim.is_some();
-        if lone && follows && !hasty && !busy && self.receiver.is_empty() {
+        if lone && follows && self.rounds.quick && !hasty && !busy && self.receiver.is_empty() {
             By::Shard
         } else {
             By::Worker
@@ -386,8 +393,9 @@ impl Shard {
 
     fn journal_round_over(&mut self, done: RoundDone) {
         let core = &mut self.core;
-        let seconds = core.now.saturating_sub(done.started).as_secs_f64();
-        core.metrics.journal_seconds.observe(seconds);
+        let took = core.now.saturating_sub(done.started);
+        self.rounds.quick = took <= QUICK;
+        core.metrics.journal_seconds.observe(took.as_secs_f64());
         core.metrics.journal_records.inc();
         core.metrics.journal_bytes.inc_by(done.bytes);
         let Some(journal) = &core.journal else {
