@@ -10,7 +10,7 @@ use crate::{
     admission::Admission,
     connection::Side,
     handshake::{self, Dialler, Listener, Local, PREFIX_BYTES, Remote, rest_bytes},
-    peers::Shared,
+    shared::Shared,
 };
 
 /// One message, and no byte more.

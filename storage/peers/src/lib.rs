@@ -1,4 +1,36 @@
 //! The connections between the nodes of a cluster: calls and streams with opaque bodies.
+//!
+//! ```text
+//! Peers ── call, open ──> Link (node, lane) ── dials ──> Connection ══ frames ══> other node
+//! Peers <── Handler <──── Server <──────────────────── Connection <══ frames ══ listener
+//! ```
+//!
+//! # Concepts
+//! - A **service** is a number that a [`Handler`] stands behind; what its bodies mean, and their
+//!   version, is its own matter. Each belongs to a **lane**: a pair of nodes has one connection
+//!   for control and one for data in each direction that is needed, so that a heartbeat never waits
+//!   behind a segment.
+//! - A connection begins with a **handshake** ([`handshake`]): both sides prove that they know the
+//!   cluster's secret before anything else of them is read, then agree that they are two different
+//!   nodes of one cluster. After it there are **frames** ([`frame`]) and nothing else.
+//! - A **call** has one answer, at most one execution, and a time limit. Its error says whether it
+//!   may have been executed ([`CallError::is_outcome_unknown`]).
+//! - A **stream** carries messages both ways, in order, with credit in bytes.
+//! - A **link** is the way to one node on one lane. It is dialled when it is first needed, and from
+//!   then on again whenever it is lost, with bounded back-off; meanwhile calls fail at once. So a
+//!   process that is gone is known by its refused connections ([`Peers::refused`]), and one that
+//!   stands still by its silence ([`SILENCE_MAX`]).
+//!
+//! # Invariants
+//! - Nothing is allocated by what a frame announces, only by what has arrived, and every kind of
+//!   frame has a bound. All queues are bounded in bytes; who is asked more than it may do says so
+//!   ([`CallError::Busy`]), and does not read from who does not read.
+//! - Time, network, tasks and randomness come from the injected environment, maps have an order,
+//!   and nothing races for the sake of speed: the same world gives the same bytes.
+//!
+//! The protocol is written down byte by byte in `docs/peers.md`; why it is our own, in
+//! `docs/decisions/0024-own-framing-between-nodes.md`. Nothing of metadata, Raft, segments or
+//! placement may live here.
 
 mod admission;
 mod connection;
@@ -13,6 +45,7 @@ mod metrics;
 mod outbox;
 mod peers;
 mod service;
+mod shared;
 mod stream;
 
 use std::time::Duration;

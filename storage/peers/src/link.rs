@@ -14,7 +14,7 @@ use crate::{
     connection::{Connection, Side},
     greet,
     listener::HANDSHAKE_TIMEOUT,
-    peers::{Admitted, Shared},
+    shared::{Admitted, Shared},
 };
 
 /// How long connecting may take, names included.

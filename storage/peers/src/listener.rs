@@ -6,7 +6,7 @@ use mainstem_env::{Listener, Stream};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{HandshakeError, connection::Side, greet, peers::Shared};
+use crate::{HandshakeError, connection::Side, greet, shared::Shared};
 
 /// Connections that have not proven themselves yet. A newer one takes the place of the oldest, so
 /// that whoever connects and says nothing keeps nobody out.
@@ -80,7 +80,7 @@ fn accepted(
 }
 
 /// What a greeted connection goes on as.
-type Greeted = (crate::peers::Admitted, Box<dyn Stream>);
+type Greeted = (crate::shared::Admitted, Box<dyn Stream>);
 
 async fn greet(
     shared: &Shared,
