@@ -11,7 +11,7 @@ use prometheus::Registry;
 use uuid::Uuid;
 
 /// Bytes that are streamed.
-const BYTES: usize = 8 << 30;
+const BYTES: usize = 4 << 30;
 /// Bytes of a message of a stream.
 const MESSAGE_BYTES: usize = 256 << 10;
 /// Calls, one after the other.

@@ -22,8 +22,8 @@
 //!   stands still by its silence ([`SILENCE_MAX`]).
 //!
 //! # Invariants
-//! - Nothing is allocated by what a frame announces, only by what has arrived, and every kind of
-//!   frame has a bound. All queues are bounded in bytes; who is asked more than it may do says so
+//! - What a frame announces makes room for 1 MiB at most, what has arrived for the rest; before the
+//!   handshake is through it is 1 KiB. Every kind of frame has a bound. All queues are bounded in bytes; who is asked more than it may do says so
 //!   ([`CallError::Busy`]), and does not read from who does not read.
 //! - Time, network, tasks and randomness come from the injected environment, maps have an order,
 //!   and nothing races for the sake of speed: the same world gives the same bytes.

@@ -12,9 +12,11 @@ use crate::{
     frame::{Failure, HEADER_BYTES, Header, Kind, decode_credit, decode_refusal},
 };
 
-/// Room that is made for reading at a time; more is made only for what a long frame has already
-/// brought.
+/// Room that is made for reading at least.
 const READ_BYTES: usize = 64 << 10;
+/// Room that is made for what a frame announces; for a longer one only what it has already brought
+/// is made again.
+const ANNOUNCED_BYTES_MAX: usize = 1 << 20;
 
 /// Frames out of bytes.
 struct Input<'a> {
@@ -65,12 +67,14 @@ impl Input<'_> {
         Ok((header, payload))
     }
 
-    /// Reads until the buffer has `bytes`. Room is made as bytes come, not as they are announced.
+    /// Reads until the buffer has `bytes`.
     async fn fill(&mut self, bytes: usize) -> Result<(), Ended> {
         while self.buffer.len() < bytes {
             let missing = bytes - self.buffer.len();
-            let room = missing.min(self.buffer.len().max(READ_BYTES));
-            self.buffer.reserve(room.max(READ_BYTES / 2));
+            if self.buffer.capacity() == self.buffer.len() {
+                let room = missing.min(self.buffer.len().max(ANNOUNCED_BYTES_MAX));
+                self.buffer.reserve(room.max(READ_BYTES));
+            }
             let read = self.read.read_buf(&mut self.buffer).await;
             let count = read.map_err(Ended::Io)?;
             if count == 0 {
