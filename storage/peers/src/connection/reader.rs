@@ -18,11 +18,19 @@ const READ_BYTES: usize = 64 << 10;
 /// is made again.
 const ANNOUNCED_BYTES_MAX: usize = 1 << 20;
 
+/// Buffers whose frames are still in use, kept to be used again: fresh memory costs page faults,
+/// more than half of what reading costs. Longer ones than [`ANNOUNCED_BYTES_MAX`] are not kept.
+const SPARES_MAX: usize = 8;
+
 /// Frames out of bytes.
 struct Input<'a> {
     connection: &'a Connection,
     read: ReadHalf<Box<dyn Stream>>,
     buffer: BytesMut,
+    /// The buffer grew for a long frame.
+    is_long: bool,
+    /// Buffers of before, oldest first.
+    spares: Vec<BytesMut>,
 }
 
 /// Reads until the connection ends.
@@ -35,6 +43,8 @@ pub(super) async fn run(
         connection,
         read,
         buffer: BytesMut::new(),
+        is_long: false,
+        spares: Vec::new(),
     };
     loop {
         let (header, payload) = match input.next().await {
@@ -72,8 +82,7 @@ impl Input<'_> {
         while self.buffer.len() < bytes {
             let missing = bytes - self.buffer.len();
             if self.buffer.capacity() == self.buffer.len() {
-                let room = missing.min(self.buffer.len().max(ANNOUNCED_BYTES_MAX));
-                self.buffer.reserve(room.max(READ_BYTES));
+                self.make_room(missing);
             }
             let read = self.read.read_buf(&mut self.buffer).await;
             let count = read.map_err(Ended::Io)?;
@@ -84,6 +93,37 @@ impl Input<'_> {
             self.connection.heard();
         }
         Ok(())
+    }
+
+    /// Makes room behind what is in the buffer.
+    fn make_room(&mut self, missing: usize) {
+        let held = self.buffer.len();
+        if missing > ANNOUNCED_BYTES_MAX || held > ANNOUNCED_BYTES_MAX / 2 {
+            let room = missing.min(held.max(ANNOUNCED_BYTES_MAX));
+            self.buffer.reserve(room.max(READ_BYTES));
+            self.is_long = true;
+            return;
+        }
+        let room = if missing > READ_BYTES {
+            ANNOUNCED_BYTES_MAX
+        } else {
+            READ_BYTES
+        };
+        let spares = self.spares.iter_mut();
+        let free = { spares }.position(|spare| spare.try_reclaim(held + missing));
+        let mut next = match free {
+            Some(at) => self.spares.remove(at),
+            None => BytesMut::with_capacity(held + room),
+        };
+        next.extend_from_slice(&self.buffer);
+        let mut used = std::mem::replace(&mut self.buffer, next);
+        used.clear();
+        if !std::mem::take(&mut self.is_long) {
+            self.spares.push(used);
+        }
+        if self.spares.len() > SPARES_MAX {
+            self.spares.remove(0);
+        }
     }
 }
 
