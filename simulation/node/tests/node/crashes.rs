@@ -2,7 +2,10 @@
 //! moments, while clients of both protocols write, commit and read.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ use crate::{
     kafka::Kafka,
     node::{self, Node},
     seeds,
-    world::process,
+    world::Place,
 };
 
 /// Seeds of `make test`.
@@ -181,7 +184,7 @@ impl Life<'_> {
             disk.end_in(changes, crash, dice.next_u64());
             counts.crashes.fetch_add(1, Ordering::Relaxed);
         }
-        let (process, env) = process(self.world, self.number, std::sync::Arc::new(disk.clone()));
+        let place = Place::new(self.world, 1, self.number, Arc::new(disk.clone()));
         let config = node::config(CLEANING);
         let ended = async {
             disk.ended().await;
@@ -189,7 +192,7 @@ impl Life<'_> {
         };
         let node = tokio::select! {
             biased;
-            node = Node::start(env, &config, metadata) => node,
+            node = Node::start(&place, &config, metadata) => node,
             () = ended => Err("the disk has ended".to_owned()),
         };
         match node {
@@ -201,7 +204,6 @@ impl Life<'_> {
                 ] {
                     count.fetch_add(node.metric(name) as u64, Ordering::Relaxed);
                 }
-                node.stop_metadata().await;
                 if matches!(self.end, End::Clean) {
                     counts.clean_stops.fetch_add(1, Ordering::Relaxed);
                 }
@@ -211,7 +213,7 @@ impl Life<'_> {
                 counts.crashed_starts.fetch_add(1, Ordering::Relaxed);
             }
         }
-        process.end();
+        place.process.end();
         disk.left()
     }
 

@@ -17,7 +17,7 @@ use crate::{
     kafka::{Gone, KAFKA_STORAGE_ERROR, Kafka, NONE, batch},
     mqtt::{Mqtt, Packet},
     node::{self, Node},
-    world::process,
+    world::Place,
 };
 
 /// When records were made; a topic takes any time that is past.
@@ -68,6 +68,7 @@ impl Subscriber for Errors {
 
 /// A life of a node on a disk that the test can spoil.
 struct Life {
+    place: Place,
     disk: Disk,
     node: Node,
 }
@@ -79,11 +80,11 @@ async fn start(
     metadata: &MemoryDisk,
     shards: &str,
 ) -> Life {
-    let (_, env) = process(world, number, Arc::new(disk.clone()));
+    let place = Place::new(world, 1, number, Arc::new(disk.clone()));
     let config = node::config(&[("mainstem.io.shards", shards)]);
-    let node = Node::start(env, &config, metadata).await;
+    let node = Node::start(&place, &config, metadata).await;
     let node = node.expect("the node starts");
-    Life { disk, node }
+    Life { place, disk, node }
 }
 
 /// Produces a record to partition 0: the error code and the offset.
@@ -103,7 +104,7 @@ fn node_whose_shard_failed_acknowledges_nothing_and_serves_what_it_had() {
     mainstem_simulation::run(1, |world| async move {
         let metadata = MemoryDisk::default();
         let life = start(&world, 0, Disk::new(world.disk()), &metadata, "1").await;
-        let Life { disk, node } = &life;
+        let Life { place, disk, node } = &life;
         let mut kafka = Kafka::connect(node).await.unwrap();
         assert_eq!(kafka.create("t", &[]).await, Ok(NONE));
         assert_eq!(produce(&mut kafka, "t", -1, "before").await, (NONE, 0));
@@ -154,7 +155,7 @@ fn node_whose_shard_failed_acknowledges_nothing_and_serves_what_it_had() {
 
         // A restart on what the failed sync has left serves again, with all that was acknowledged.
         disk.end_now(Crash::PowerCut, 7);
-        node.stop_metadata().await;
+        place.process.end();
         let next = Disk::new(disk.left());
         let life = start(&world, 1, next, &metadata.copy(), "1").await;
         let mut kafka = Kafka::connect(&life.node).await.unwrap();
@@ -173,7 +174,7 @@ fn other_shards_go_on_when_one_has_failed() {
     mainstem_simulation::run(2, |world| async move {
         let metadata = MemoryDisk::default();
         let life = start(&world, 0, Disk::new(world.disk()), &metadata, "2").await;
-        let Life { disk, node } = &life;
+        let Life { disk, node, .. } = &life;
         let mut kafka = Kafka::connect(node).await.unwrap();
         let topics: Vec<String> = (0..16).map(|number| format!("t{number}")).collect();
         for topic in &topics {

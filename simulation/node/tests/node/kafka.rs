@@ -24,7 +24,7 @@ use mainstem_record::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
-use crate::node::Node;
+use crate::node::Door;
 
 /// There is no error.
 pub(crate) const NONE: i16 = 0;
@@ -129,8 +129,8 @@ impl Receiver {
 // === impl Kafka ===
 
 impl Kafka {
-    pub(crate) async fn connect(node: &Node) -> Result<Self, Gone> {
-        let stream = node.dial_kafka().await.ok_or(Gone)?;
+    pub(crate) async fn connect(door: &Door) -> Result<Self, Gone> {
+        let stream = door.dial_kafka().await.ok_or(Gone)?;
         let (read, write) = tokio::io::split(stream);
         Ok(Self {
             sender: Sender {

@@ -4,14 +4,14 @@ use std::{cell::Cell, sync::Arc, time::Duration};
 
 use mainstem_env::Clock as _;
 use mainstem_metadata::MemoryDisk;
-use mainstem_simulation::World;
+use mainstem_simulation::{SOCKET_BUFFER_BYTES, World};
 
 use crate::{
     disk::Disk,
     kafka::{KAFKA_STORAGE_ERROR, Kafka, NONE, batch},
     mqtt::{Mqtt, Packet},
     node::{self, Node},
-    world::{PIPE_BYTES, Stall, process_that_stalls},
+    world::{Place, Stall},
 };
 
 /// `mainstem.shard.inflight.bytes`, and shards.
@@ -30,15 +30,16 @@ const WRITES: usize = 100;
 struct Life {
     disk: Disk,
     node: Node,
-    stall: Stall,
+    stall: Arc<Stall>,
 }
 
 async fn start(world: &World, flags: &[(&str, &str)]) -> Life {
     let disk = Disk::new(world.disk());
-    let (_, env, stall) = process_that_stalls(world, 0, Arc::new(disk.clone()));
+    let place = Place::new(world, 1, 0, Arc::new(disk.clone()));
     let config = node::config(flags);
-    let node = Node::start(env, &config, &MemoryDisk::default()).await;
+    let node = Node::start(&place, &config, &MemoryDisk::default()).await;
     let node = node.expect("the node starts");
+    let stall = place.stall;
     Life { disk, node, stall }
 }
 
@@ -92,7 +93,7 @@ fn stalled_disk_stops_producers(seed: u64, request_bytes: usize, held_max: usize
             world.clock().sleep(Duration::from_secs(20)).await;
             assert_eq!((pushed.get(), answered.get()), (held, 0), "all stands");
             // Besides: what lies in the connections, and a request of each that is being read.
-            let bound = held_max + TOPICS.len() * (PIPE_BYTES + VALUE_BYTES);
+            let bound = held_max + TOPICS.len() * (SOCKET_BUFFER_BYTES + VALUE_BYTES);
             assert!(held <= bound, "{held} bytes in the node, {bound} allowed");
             assert!(held > held_max / 2, "the limit is made use of: {held}");
             stall.set(false);

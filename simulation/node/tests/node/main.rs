@@ -11,6 +11,7 @@
 )]
 
 mod actors;
+mod chaos;
 mod crashes;
 mod disk;
 mod failed_sync;
@@ -18,6 +19,7 @@ mod kafka;
 mod limits;
 mod mqtt;
 mod node;
+mod nodes;
 mod promises;
 mod seeds;
 mod world;

@@ -3,7 +3,7 @@
 use mainstem_env::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::{kafka::Gone, node::Node};
+use crate::{kafka::Gone, node::Door};
 
 /// A packet from the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,11 +34,11 @@ pub(crate) struct Mqtt {
 impl Mqtt {
     /// Connects; whether the server had a session. Refused is gone.
     pub(crate) async fn connect(
-        node: &Node,
+        door: &Door,
         client: &str,
         clean: bool,
     ) -> Result<(Self, bool), Gone> {
-        let stream = node.dial_mqtt().await.ok_or(Gone)?;
+        let stream = door.dial_mqtt().await.ok_or(Gone)?;
         let mut this = Self { stream };
         let mut body = string("MQTT");
         body.extend([4, u8::from(clean) << 1, 0, 0]);

@@ -1,6 +1,6 @@
-//! A node: metadata, log, broker and both protocols on one disk, reached over the wires.
+//! A node: metadata, log, broker and both protocols on one disk, reached over the network.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
 use mainstem_broker::{Broker, BrokerDeps};
 use mainstem_config::{Config, Sources, load};
@@ -12,6 +12,8 @@ use mainstem_mqtt::{MqttDeps, MqttProtocol, Transport};
 use mainstem_net::{ListenerOptions, Listening, NetMetrics};
 use mainstem_record::BrokerId;
 use prometheus::Registry;
+
+use crate::world::Place;
 
 /// How long connections get to finish when a node stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -42,6 +44,14 @@ pub(crate) struct Node {
     registry: Registry,
     metadata: Metadata,
     listening: Vec<Listening>,
+    door: Door,
+}
+
+/// Where clients find a node: the same for all its lives.
+#[derive(Clone)]
+pub(crate) struct Door {
+    /// The clients' own world.
+    pub(crate) clients: Env,
     kafka: SocketAddr,
     mqtt: SocketAddr,
 }
@@ -58,26 +68,61 @@ pub(crate) fn config(flags: &[(&str, &str)]) -> Arc<Config> {
     Arc::new(load(sources).expect("config"))
 }
 
+// === impl Door ===
+
+impl Door {
+    /// That of the node that lives there.
+    pub(crate) fn new(place: &Place, config: &Config) -> Self {
+        let at = |address: SocketAddr| SocketAddr::new(place.host().ip(), address.port());
+        Self {
+            clients: place.clients.clone(),
+            kafka: at(config.kafka_listen),
+            mqtt: at(config.mqtt_listen),
+        }
+    }
+
+    /// A connection to the Kafka listener.
+    pub(crate) async fn dial_kafka(&self) -> Option<Box<dyn Stream>> {
+        self.clients.net.connect(self.kafka).await.ok()
+    }
+
+    /// A connection to the MQTT listener.
+    pub(crate) async fn dial_mqtt(&self) -> Option<Box<dyn Stream>> {
+        self.clients.net.connect(self.mqtt).await.ok()
+    }
+}
+
 // === impl Node ===
+
+impl Deref for Node {
+    type Target = Door;
+
+    fn deref(&self) -> &Door {
+        &self.door
+    }
+}
 
 impl Node {
     /// Starts a node, or tells why it does not start: its disk may end meanwhile.
     pub(crate) async fn start(
-        env: Env,
+        place: &Place,
         config: &Arc<Config>,
         metadata: &MemoryDisk,
     ) -> Result<Self, String> {
-        let registry = Registry::new();
-        let identity = Identity::load_or_create(&env, &config.data_dir, 1).await;
+        let (env, registry) = (place.env.clone(), Registry::new());
+        let door = Door::new(place, config);
+        let id = i32::from(place.number);
+        let identity =
+            Identity::load_or_create(&env, &config.data_dir, u64::from(place.number)).await;
         let identity = identity.map_err(|error| error.to_string())?;
         let options = MetadataOptions {
             dir: config.data_dir.clone(),
-            node_id: 1,
+            node_id: u64::from(place.number),
             store: StoreKind::Kept(metadata.clone()),
         };
         let metadata = Metadata::start(env.clone(), options).await;
         let metadata = metadata.map_err(|error| error.to_string())?;
-        let is_known = metadata.image().brokers.contains_key(&BrokerId(1));
+        let is_known = metadata.image().brokers.contains_key(&BrokerId(id));
         let options = log_options(config);
         let log = if is_known {
             Log::start_existing(env.clone(), options, &registry).await
@@ -92,13 +137,13 @@ impl Node {
             log: log.clone(),
             log_events,
             registry: registry.clone(),
-            advertise: ("127.0.0.1".to_owned(), config.kafka_listen.port()),
+            advertise: (door.kafka.ip().to_string(), door.kafka.port()),
             directory_id: identity.directory_id,
         };
         let broker = Broker::start(deps)
             .await
             .map_err(|error| error.to_string())?;
-        let listening = listen(&env, config, &broker, &registry).await;
+        let listening = listen(&env, config, &door, (&broker, &registry)).await;
         Ok(Self {
             env,
             broker,
@@ -106,19 +151,8 @@ impl Node {
             registry,
             metadata,
             listening,
-            kafka: config.kafka_listen,
-            mqtt: config.mqtt_listen,
+            door,
         })
-    }
-
-    /// A connection to the Kafka listener.
-    pub(crate) async fn dial_kafka(&self) -> Option<Box<dyn Stream>> {
-        self.env.net.connect(self.kafka).await.ok()
-    }
-
-    /// A connection to the MQTT listener.
-    pub(crate) async fn dial_mqtt(&self) -> Option<Box<dyn Stream>> {
-        self.env.net.connect(self.mqtt).await.ok()
     }
 
     /// The clean stop, in the order of the binary's.
@@ -133,11 +167,6 @@ impl Node {
         self.broker.close().await;
         // The disk may have ended meanwhile.
         let _ = self.log.close().await;
-    }
-
-    /// Ends the metadata's Raft and closes its store.
-    pub(crate) async fn stop_metadata(&self) {
-        // It only matters that it stops.
         let _ = self.metadata.close().await;
     }
 
@@ -172,8 +201,8 @@ fn log_options(config: &Config) -> LogOptions {
 async fn listen(
     env: &Env,
     config: &Arc<Config>,
-    broker: &Broker,
-    registry: &Registry,
+    door: &Door,
+    (broker, registry): (&Broker, &Registry),
 ) -> Vec<Listening> {
     let net = NetMetrics::register(registry).expect("metrics");
     let kafka = KafkaProtocol::new(KafkaDeps {
@@ -189,14 +218,10 @@ async fn listen(
         registry: registry.clone(),
     });
     let handlers = [
-        (
-            "kafka",
-            config.kafka_listen,
-            kafka.expect("metrics").handler(),
-        ),
+        ("kafka", door.kafka, kafka.expect("metrics").handler()),
         (
             "mqtt",
-            config.mqtt_listen,
+            door.mqtt,
             mqtt.expect("metrics").handler(Transport::Tcp),
         ),
     ];

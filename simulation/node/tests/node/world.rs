@@ -1,18 +1,21 @@
-//! What the simulated world lacks for a whole node: blocking work that takes its time, and a network
-//! without wires.
+//! Where a node lives: a process on a host of its own, whose blocking work takes its time; and where
+//! its clients do.
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use mainstem_env::{BoxFuture, Env, Fs, Listener, Net, Stream, Tasks};
-use mainstem_simulation::{Dice, Process, SimFs, World};
+use mainstem_env::{BoxFuture, Env, Fs, Tasks};
+use mainstem_simulation::{Dice, HostId, Process, SimFs, World};
 use parking_lot::Mutex;
-use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio::sync::watch;
 
-/// Bytes that fit into a connection without either side reading.
-pub(crate) const PIPE_BYTES: usize = 64 << 10;
+/// The host of all clients.
+pub(crate) const CLIENTS: HostId = HostId(1000);
 
-/// Connections that wait to be accepted.
-const BACKLOG: usize = 64;
+/// Their processes are told from those of nodes by this.
+const CLIENTS_FROM: u64 = 1 << 31;
+
+/// A node has fewer lives than two to the power of this.
+const LIFE_BITS: u32 = 12;
 
 /// The longest that blocking work takes.
 const WORK_US_MAX: u64 = 2000;
@@ -27,6 +30,19 @@ struct SlowTasks {
 
 /// Holds all blocking work back, syncs among it, as a disk does that stalls.
 pub(crate) struct Stall(watch::Sender<bool>);
+
+/// One life of a node. Clones are the same life.
+#[derive(Clone)]
+pub(crate) struct Place {
+    /// Of the node, from 1 on; also that of its host.
+    pub(crate) number: u16,
+    pub(crate) process: Process,
+    /// What the node has of the world.
+    pub(crate) env: Env,
+    /// What its clients have.
+    pub(crate) clients: Env,
+    pub(crate) stall: Arc<Stall>,
+}
 
 // === impl Stall ===
 
@@ -58,84 +74,37 @@ impl Tasks for SlowTasks {
     }
 }
 
-type Accepted = (Box<dyn Stream>, SocketAddr);
+// === impl Place ===
 
-/// A network of one machine. Clones share it.
-#[derive(Clone, Default)]
-struct Wires(Arc<Mutex<HashMap<SocketAddr, mpsc::Sender<Accepted>>>>);
-
-struct Ear {
-    address: SocketAddr,
-    receiver: AsyncMutex<mpsc::Receiver<Accepted>>,
-}
-
-// === impl Wires ===
-
-impl Net for Wires {
-    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
-        Box::pin(async move {
-            let (sender, receiver) = mpsc::channel(BACKLOG);
-            self.0.lock().insert(address, sender);
-            let receiver = AsyncMutex::new(receiver);
-            Ok(Box::new(Ear { address, receiver }) as Box<dyn Listener>)
-        })
+impl Place {
+    /// The process of one life of the node of this number, on its host and with this disk.
+    pub(crate) fn new(world: &World, number: u16, life: u64, fs: Arc<dyn Fs>) -> Self {
+        let (sender, stalls) = watch::channel(false);
+        let life = u64::from(number - 1) << LIFE_BITS | life;
+        // Their own file systems are not used: the one given wraps the node's, and clients have none.
+        let process = world.process_on(HostId(number), &SimFs::new(), life);
+        let clients = world.process_on(CLIENTS, &SimFs::new(), CLIENTS_FROM | life);
+        let env = Env {
+            fs,
+            tasks: Arc::new(SlowTasks {
+                tasks: process.env.tasks.clone(),
+                world: world.clone(),
+                dice: Mutex::new(world.dice(1000 + life)),
+                stalls,
+            }),
+            ..process.env.clone()
+        };
+        Self {
+            number,
+            process,
+            env,
+            clients: clients.env,
+            stall: Arc::new(Stall(sender)),
+        }
     }
 
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
-        Box::pin(async move {
-            let (near, far) = tokio::io::duplex(PIPE_BYTES);
-            let sender = self.0.lock().get(&address).cloned();
-            let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
-            let peer = SocketAddr::from(([127, 0, 0, 1], 40_000));
-            let sent = sender.ok_or_else(refused)?;
-            let sent = sent.send((Box::new(far), peer)).await;
-            sent.map_err(|_| refused())?;
-            Ok(Box::new(near) as Box<dyn Stream>)
-        })
+    /// The host.
+    pub(crate) fn host(&self) -> HostId {
+        HostId(self.number)
     }
-}
-
-impl Listener for Ear {
-    fn accept(&self) -> BoxFuture<'_, io::Result<Accepted>> {
-        Box::pin(async move {
-            match self.receiver.lock().await.recv().await {
-                Some(accepted) => Ok(accepted),
-                // The network is gone with its world.
-                None => std::future::pending().await,
-            }
-        })
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
-}
-
-/// The process of one life of a node, with a network, on this disk.
-pub(crate) fn process(world: &World, life: u64, fs: Arc<dyn Fs>) -> (Process, Env) {
-    let (process, env, _) = process_that_stalls(world, life, fs);
-    (process, env)
-}
-
-/// The same, on a disk that stalls when it is told to.
-pub(crate) fn process_that_stalls(
-    world: &World,
-    life: u64,
-    fs: Arc<dyn Fs>,
-) -> (Process, Env, Stall) {
-    let (sender, stalls) = watch::channel(false);
-    // Its own file system is not used: the one given wraps it.
-    let process = world.process(&SimFs::new(), life);
-    let env = Env {
-        fs,
-        net: Arc::new(Wires::default()),
-        tasks: Arc::new(SlowTasks {
-            tasks: process.env.tasks.clone(),
-            world: world.clone(),
-            dice: Mutex::new(world.dice(1000 + life)),
-            stalls,
-        }),
-        ..process.env.clone()
-    };
-    (process, env, Stall(sender))
 }

@@ -3,7 +3,7 @@
 use super::PAUSE;
 use crate::{
     kafka::{Gone, Kafka, NONE, TOPIC_ALREADY_EXISTS, is_retriable},
-    node::Node,
+    node::Door,
 };
 
 /// The consumer.
@@ -28,14 +28,14 @@ impl Committer {
     }
 
     /// Looks at what is committed, and commits so many more offsets.
-    pub(crate) async fn live(&mut self, node: &Node, mut commits: u64) {
-        while self.connected(node, &mut commits).await.is_err() {
-            node.env.sleep(PAUSE).await;
+    pub(crate) async fn live(&mut self, door: &Door, mut commits: u64) {
+        while self.connected(door, &mut commits).await.is_err() {
+            door.clients.sleep(PAUSE).await;
         }
     }
 
-    async fn connected(&mut self, node: &Node, commits: &mut u64) -> Result<(), Gone> {
-        let mut kafka = Kafka::connect(node).await?;
+    async fn connected(&mut self, door: &Door, commits: &mut u64) -> Result<(), Gone> {
+        let mut kafka = Kafka::connect(door).await?;
         let created = kafka.create(&self.topic, &[]).await?;
         if ![NONE, TOPIC_ALREADY_EXISTS].contains(&created) {
             return Err(Gone);

@@ -7,7 +7,7 @@ use mainstem_simulation::Dice;
 use super::{PAUSE, Records, own, short, value};
 use crate::{
     kafka::{Gone, Kafka, NONE, Producer, TOPIC_ALREADY_EXISTS, batch, is_retriable},
-    node::Node,
+    node::Door,
 };
 
 /// Batches in flight, as many as the broker remembers of a producer.
@@ -58,14 +58,14 @@ impl Idempotent {
     }
 
     /// Sends so many more batches and waits until all are answered.
-    pub(crate) async fn live(&mut self, node: &Node, mut batches: u64) {
-        while self.connected(node, &mut batches).await.is_err() {
-            node.env.sleep(PAUSE).await;
+    pub(crate) async fn live(&mut self, door: &Door, mut batches: u64) {
+        while self.connected(door, &mut batches).await.is_err() {
+            door.clients.sleep(PAUSE).await;
         }
     }
 
-    async fn connected(&mut self, node: &Node, batches: &mut u64) -> Result<(), Gone> {
-        let mut kafka = Kafka::connect(node).await?;
+    async fn connected(&mut self, door: &Door, batches: &mut u64) -> Result<(), Gone> {
+        let mut kafka = Kafka::connect(door).await?;
         let producer = self.ready(&mut kafka).await?;
         let mut in_flight = 0;
         loop {
@@ -75,7 +75,7 @@ impl Idempotent {
                     self.make();
                 }
                 let next = &self.waiting[in_flight];
-                let now_ms = node.env.wall_ms();
+                let now_ms = door.clients.wall_ms();
                 let bytes = batch(&next.values, Some((producer, next.sequence)), now_ms);
                 kafka.send_batch(&self.topic, -1, bytes).await?;
                 in_flight += 1;

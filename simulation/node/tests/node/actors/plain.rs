@@ -7,7 +7,7 @@ use mainstem_simulation::Dice;
 use super::{PAUSE, Records, own, short, value};
 use crate::{
     kafka::{Gone, Kafka, NONE, TOPIC_ALREADY_EXISTS, batch, is_retriable},
-    node::Node,
+    node::Door,
 };
 
 /// The producer.
@@ -33,14 +33,14 @@ impl Plain {
     }
 
     /// Sends so many more records and waits for the answers.
-    pub(crate) async fn live(&mut self, node: &Node, mut records: u64) {
-        while self.connected(node, &mut records).await.is_err() {
-            node.env.sleep(PAUSE).await;
+    pub(crate) async fn live(&mut self, door: &Door, mut records: u64) {
+        while self.connected(door, &mut records).await.is_err() {
+            door.clients.sleep(PAUSE).await;
         }
     }
 
-    async fn connected(&mut self, node: &Node, records: &mut u64) -> Result<(), Gone> {
-        let mut kafka = Kafka::connect(node).await?;
+    async fn connected(&mut self, door: &Door, records: &mut u64) -> Result<(), Gone> {
+        let mut kafka = Kafka::connect(door).await?;
         let created = kafka.create(&self.topic, &[]).await?;
         if ![NONE, TOPIC_ALREADY_EXISTS].contains(&created) {
             return Err(Gone);
@@ -51,7 +51,7 @@ impl Plain {
                 *records -= 1;
                 self.numbers += 1;
                 let value = value(&self.name, self.numbers, &mut self.dice);
-                let bytes = batch(std::slice::from_ref(&value), None, node.env.wall_ms());
+                let bytes = batch(std::slice::from_ref(&value), None, door.clients.wall_ms());
                 kafka.send_batch(&self.topic, -1, bytes).await?;
                 in_flight.push_back(value);
                 continue;

@@ -8,7 +8,7 @@ use super::{PAUSE, Records, own, short, value};
 use crate::{
     kafka::Gone,
     mqtt::{Mqtt, Packet},
-    node::Node,
+    node::Door,
 };
 
 /// Messages in flight.
@@ -59,14 +59,14 @@ impl Publisher {
     }
 
     /// Publishes so many more messages and waits until all are completed.
-    pub(crate) async fn live(&mut self, node: &Node, mut messages: u64) {
-        while self.connected(node, &mut messages).await.is_err() {
-            node.env.sleep(PAUSE).await;
+    pub(crate) async fn live(&mut self, door: &Door, mut messages: u64) {
+        while self.connected(door, &mut messages).await.is_err() {
+            door.clients.sleep(PAUSE).await;
         }
     }
 
-    async fn connected(&mut self, node: &Node, messages: &mut u64) -> Result<(), Gone> {
-        let (mut mqtt, present) = Mqtt::connect(node, &self.name, false).await?;
+    async fn connected(&mut self, door: &Door, messages: &mut u64) -> Result<(), Gone> {
+        let (mut mqtt, present) = Mqtt::connect(door, &self.name, false).await?;
         assert!(present || !self.has_session, "{}: session lost", self.name);
         self.has_session = true;
         let topic = format!("{}/device", self.topic);

@@ -4,7 +4,7 @@ use super::PAUSE;
 use crate::{
     kafka::Gone,
     mqtt::{Mqtt, Packet},
-    node::Node,
+    node::Door,
 };
 
 const TOPIC: &str = "state/lamp";
@@ -21,15 +21,15 @@ pub(crate) struct Retained {
 
 impl Retained {
     /// Looks at it, and replaces it so many times.
-    pub(crate) async fn live(&mut self, node: &Node, mut times: u64) {
-        while self.connected(node, &mut times).await.is_err() {
-            node.env.sleep(PAUSE).await;
+    pub(crate) async fn live(&mut self, door: &Door, mut times: u64) {
+        while self.connected(door, &mut times).await.is_err() {
+            door.clients.sleep(PAUSE).await;
         }
     }
 
-    async fn connected(&mut self, node: &Node, times: &mut u64) -> Result<(), Gone> {
-        self.look(node).await?;
-        let (mut mqtt, _) = Mqtt::connect(node, "retainer", true).await?;
+    async fn connected(&mut self, door: &Door, times: &mut u64) -> Result<(), Gone> {
+        self.look(door).await?;
+        let (mut mqtt, _) = Mqtt::connect(door, "retainer", true).await?;
         while *times > 0 {
             *times -= 1;
             self.sent += 1;
@@ -38,12 +38,12 @@ impl Retained {
             assert_eq!(answer, Packet::PubAck(1));
             self.acknowledged = self.sent;
         }
-        self.look(node).await
+        self.look(door).await
     }
 
     /// What a new subscriber gets is at least as new as what was acknowledged.
-    async fn look(&mut self, node: &Node) -> Result<(), Gone> {
-        let (mut mqtt, _) = Mqtt::connect(node, "looker", true).await?;
+    async fn look(&mut self, door: &Door) -> Result<(), Gone> {
+        let (mut mqtt, _) = Mqtt::connect(door, "looker", true).await?;
         mqtt.subscribe(7, TOPIC, 0).await?;
         let answer = mqtt.receive().await?;
         assert_eq!(answer, Packet::SubAck(7, 0));

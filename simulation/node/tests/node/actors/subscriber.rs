@@ -6,7 +6,7 @@ use super::{PAUSE, publisher::check_order};
 use crate::{
     kafka::Gone,
     mqtt::{Mqtt, Packet},
-    node::Node,
+    node::Door,
 };
 
 /// The subscriber.
@@ -40,25 +40,25 @@ impl Subscriber {
     }
 
     /// Subscribes, if it has not yet been told that it is subscribed.
-    pub(crate) async fn begin(&mut self, node: &Node) {
+    pub(crate) async fn begin(&mut self, door: &Door) {
         while !self.is_subscribed {
-            if self.connected(node, |_| false).await.is_err() {
-                node.env.sleep(PAUSE).await;
+            if self.connected(door, |_| false).await.is_err() {
+                door.clients.sleep(PAUSE).await;
             }
         }
     }
 
     /// Takes what comes, until `enough` says so of what it has in all.
-    pub(crate) async fn live(&mut self, node: &Node, enough: impl Fn(&Self) -> bool) {
+    pub(crate) async fn live(&mut self, door: &Door, enough: impl Fn(&Self) -> bool) {
         while !enough(self) {
-            if self.connected(node, |this| !enough(this)).await.is_err() {
-                node.env.sleep(PAUSE).await;
+            if self.connected(door, |this| !enough(this)).await.is_err() {
+                door.clients.sleep(PAUSE).await;
             }
         }
     }
 
-    async fn connected(&mut self, node: &Node, on: impl Fn(&Self) -> bool) -> Result<(), Gone> {
-        let (mut mqtt, present) = Mqtt::connect(node, &self.name, false).await?;
+    async fn connected(&mut self, door: &Door, on: impl Fn(&Self) -> bool) -> Result<(), Gone> {
+        let (mut mqtt, present) = Mqtt::connect(door, &self.name, false).await?;
         assert!(present || !self.has_session, "{}: session lost", self.name);
         self.has_session = true;
         if !self.is_subscribed {

@@ -20,7 +20,7 @@ use self::{
 use crate::{
     disk::{Crash, Disk, Syncs},
     node::{self, Node},
-    world::process,
+    world::Place,
 };
 
 /// Runs of each cell.
@@ -101,7 +101,7 @@ async fn run(world: World, cell: Cell) -> Run {
     let mut dice = world.dice(1);
     let metadata = MemoryDisk::default();
     let disk = Disk::new(world.disk());
-    let (process, node) = start(&world, 0, &disk, &metadata, cell).await;
+    let (place, node) = start(&world, 0, &disk, &metadata, cell).await;
     let mut probe = Probe::start(&node, cell.promise).await;
     let mut acknowledged = Vec::new();
     write(&world, &mut probe, &mut dice, &mut acknowledged).await;
@@ -118,11 +118,10 @@ async fn run(world: World, cell: Cell) -> Run {
         Event::PowerCut | Event::SyncFailed => Crash::PowerCut,
     };
     disk.end_now(crash, dice.next_u64());
-    node.stop_metadata().await;
-    process.end();
+    place.process.end();
 
     let disk = Disk::new(disk.left());
-    let (_process, node) = start(&world, 1, &disk, &metadata.copy(), cell).await;
+    let (_place, node) = start(&world, 1, &disk, &metadata.copy(), cell).await;
     let found = probe.found(&node, acknowledged.len()).await;
     assert!(found <= acknowledged.len(), "{cell:?}: more than was sent");
     Run {
@@ -161,16 +160,16 @@ async fn start(
     disk: &Disk,
     metadata: &MemoryDisk,
     cell: Cell,
-) -> (mainstem_simulation::Process, Node) {
-    let (process, env) = process(world, life, Arc::new(disk.clone()));
+) -> (Place, Node) {
+    let place = Place::new(world, 1, life, Arc::new(disk.clone()));
     let interval = INTERVAL.as_millis().to_string();
     let config = node::config(&[
         ("mainstem.io.shards", "1"),
         ("mainstem.flush", cell.policy.name()),
         ("mainstem.flush.interval.ms", &interval),
     ]);
-    let node = Node::start(env, &config, metadata).await;
-    (process, node.expect("the node starts"))
+    let node = Node::start(&place, &config, metadata).await;
+    (place, node.expect("the node starts"))
 }
 
 /// One test per cell, named after it, and the list of all.

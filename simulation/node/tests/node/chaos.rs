@@ -1,0 +1,188 @@
+//! Nodes on hosts of their own, and their clients on another, while everything goes wrong: what was
+//! acknowledged is there afterwards, and all goes on.
+
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use mainstem_env::Clock as _;
+use mainstem_simulation::{
+    ChaosOptions, Fault, FaultClass, HostId, LinkOptions, Step, World, schedule,
+};
+
+use crate::{
+    actors::{Idempotent, Publisher},
+    kafka::Kafka,
+    node::{self, Door},
+    nodes::Nodes,
+    seeds,
+    world::CLIENTS,
+};
+
+/// Seeds of `make test`.
+const SEEDS: u64 = 3;
+
+/// How long faults happen, and how long clients go on afterwards.
+const FAULTS: Duration = Duration::from_secs(30);
+const AFTERWARDS: Duration = Duration::from_secs(10);
+
+/// A client that has heard nothing for so long connects anew.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+const CLASSES: [FaultClass; 10] = [
+    FaultClass::Cut,
+    FaultClass::Partition,
+    FaultClass::Isolate,
+    FaultClass::Hold,
+    FaultClass::Slow,
+    FaultClass::Drift,
+    FaultClass::Pause,
+    FaultClass::Restart,
+    FaultClass::Kill,
+    FaultClass::PowerCut,
+];
+
+/// The clients of one node.
+struct Clients {
+    producer: Idempotent,
+    publisher: Publisher,
+}
+
+// === impl Clients ===
+
+impl Clients {
+    fn new(host: HostId, world: &World) -> Self {
+        let seed = |purpose| world.dice(purpose + u64::from(host.0)).next_u64();
+        Self {
+            producer: Idempotent::new("producer", "written", &[], seed(3000)),
+            publisher: Publisher::new("device", "published", 2, seed(4000)),
+        }
+    }
+
+    /// They write until they are told to stop.
+    async fn live(&mut self, door: &Door, stops: &Cell<bool>) {
+        let env = &door.clients;
+        let Self {
+            producer,
+            publisher,
+        } = self;
+        // Neither knows whether its node still lives: it gives up, and tries again.
+        let produce = async {
+            while !stops.get() {
+                let _ = env.timeout(PATIENCE, producer.live(door, 10)).await;
+                env.sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let publish = async {
+            while !stops.get() {
+                let _ = env.timeout(PATIENCE, publisher.live(door, 5)).await;
+                env.sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::join!(produce, publish);
+    }
+
+    fn promised(&self) -> usize {
+        self.producer.acknowledged() + self.publisher.promised()
+    }
+
+    async fn check(&self, door: &Door) {
+        let mut kafka = Kafka::connect(door).await.expect("a connection");
+        let records = kafka.read_all(&self.producer.topic).await;
+        self.producer.check(&records.expect("records"));
+        let records = kafka.read_all(&self.publisher.topic).await;
+        self.publisher.check(&records.expect("records"));
+    }
+}
+
+/// Three nodes under a schedule; how much was promised.
+fn run(seed: u64) -> usize {
+    mainstem_simulation::run(seed, |world| async move {
+        world.net().set_links(LinkOptions {
+            delay: Duration::from_micros(200),
+            jitter: Duration::from_millis(2),
+            loss_per_10_000: 10,
+        });
+        let mut nodes = Nodes::new(&world, 3, &node::config(&[]));
+        for host in nodes.hosts() {
+            nodes.start(host);
+            nodes.started(host).await;
+        }
+        let hosts = nodes.hosts();
+        let doors: Vec<Door> = hosts.iter().map(|host| nodes.door(*host)).collect();
+        let mut clients: Vec<Clients> = hosts.iter().map(|h| Clients::new(*h, &world)).collect();
+        let stops = Cell::new(false);
+        let mut steps = steps(&world, hosts);
+        let happen = async {
+            let mut passed = Duration::ZERO;
+            for step in steps.drain(..) {
+                world.clock().sleep(step.at.saturating_sub(passed)).await;
+                passed = step.at;
+                nodes.apply(step).await;
+            }
+            world.net().heal_all();
+            world.clock().sleep(AFTERWARDS).await;
+            stops.set(true);
+        };
+        let [a, b, c] = clients.as_mut_slice() else {
+            unreachable!("three nodes")
+        };
+        let work = async {
+            tokio::join!(
+                a.live(&doors[0], &stops),
+                b.live(&doors[1], &stops),
+                c.live(&doors[2], &stops),
+            );
+        };
+        tokio::join!(happen, work);
+        let mut promised = 0;
+        for (one, door) in clients.iter().zip(&doors) {
+            assert!(one.promised() > 100, "{}", one.promised());
+            promised += one.promised();
+            one.check(door).await;
+        }
+        promised
+    })
+}
+
+/// Faults of the nodes, and of the network also between them and their clients.
+fn steps(world: &World, hosts: Vec<HostId>) -> Vec<Step> {
+    let options = ChaosOptions {
+        hosts: [hosts, vec![CLIENTS]].concat(),
+        classes: CLASSES.to_vec(),
+        ends: FAULTS,
+        pause_max: Duration::from_secs(2),
+        lasts_max: Duration::from_secs(4),
+    };
+    let mut steps = schedule(&mut world.dice(5000), &options);
+    // The clients themselves live on.
+    steps.retain(|step| step.fault.process() != Some(CLIENTS));
+    steps
+}
+
+#[test]
+fn nodes_keep_what_they_acknowledged_and_go_on() {
+    let promised = AtomicU64::new(0);
+    seeds::all("chaos", SEEDS, |seed| {
+        promised.fetch_add(run(seed) as u64, Ordering::Relaxed);
+    });
+    println!("{promised:?} acknowledged");
+}
+
+/// Each kind of fault is in the schedules that the test above runs.
+#[test]
+fn schedules_have_all_kinds_of_faults() {
+    let mut faults: Vec<Fault> = Vec::new();
+    for seed in 0..SEEDS {
+        mainstem_simulation::run(seed, |world| {
+            let hosts = vec![HostId(1), HostId(2), HostId(3)];
+            faults.extend(steps(&world, hosts).iter().map(|step| step.fault));
+            std::future::ready(())
+        });
+    }
+    let kinds = faults.iter().map(std::mem::discriminant);
+    let kinds: std::collections::HashSet<_> = kinds.collect();
+    assert_eq!(kinds.len(), CLASSES.len());
+}
