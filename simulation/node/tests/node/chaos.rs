@@ -186,3 +186,35 @@ fn schedules_have_all_kinds_of_faults() {
     let kinds: std::collections::HashSet<_> = kinds.collect();
     assert_eq!(kinds.len(), CLASSES.len());
 }
+
+/// What happens on the network while one node starts and serves its clients, all of it.
+fn history(seed: u64) -> String {
+    mainstem_simulation::run(seed, |world| async move {
+        world.trace().keep();
+        let mut nodes = Nodes::new(&world, 1, &node::config(&[]));
+        let host = HostId(1);
+        nodes.start(host);
+        nodes.started(host).await;
+        let (door, mut clients) = (nodes.door(host), Clients::new(host, &world));
+        for _ in 0..10 {
+            let Clients {
+                producer,
+                publisher,
+            } = &mut clients;
+            tokio::join!(producer.live(&door, 5), publisher.live(&door, 5));
+        }
+        clients.check(&door).await;
+        world.trace().text()
+    })
+}
+
+#[test]
+fn first_life_of_a_node_repeats_its_history() {
+    for seed in mainstem_simulation::seeds(3) {
+        let (one, other) = (history(seed), history(seed));
+        let differs = one.lines().zip(other.lines()).find(|(a, b)| a != b);
+        assert_eq!(differs, None, "seed {seed}");
+        assert_eq!(one.len(), other.len());
+        assert!(one.lines().count() > 100, "{one}");
+    }
+}
