@@ -31,6 +31,7 @@ unit: ## unit, property and raw-socket tests
 	@$(CARGO) build --release --locked
 	@BROKER_BINARY=$(BINARY) $(CARGO) test --release --locked --workspace
 	@$(CARGO) test --release --locked --workspace --features mainstem-log/planted-bugs --test log planted -- --nocapture
+	@$(CARGO) test --release --locked --workspace --features mainstem-replication/rule-switches --test seal -- --nocapture
 
 clients: build clients-install ## whole-binary tests with real clients
 	@BROKER_BINARY=$(BINARY) ./scripts/client-tests

@@ -306,7 +306,8 @@ impl Replica {
             "I-SEAL-1: sealed at {end}, exposed up to {exposed}"
         );
         self.sealed = Some(end);
-        let effects = self.leader.as_mut().map(Leader::stop).unwrap_or_default();
+        let leader = self.leader.take();
+        let effects = leader.map(|mut leader| leader.stop()).unwrap_or_default();
         let what = match self.ends.log_end.cmp(&end) {
             std::cmp::Ordering::Less => AtSeal::Short(self.ends.log_end),
             std::cmp::Ordering::Equal => AtSeal::Exact,

@@ -149,7 +149,6 @@ impl Leader {
 
     /// Proposes what the followers' progress asks for: first who leaves, then who comes.
     pub(super) fn change_isr(&mut self, now: Duration) -> Vec<LeaderEffect> {
-        let log_end = self.ends.log_end;
         let members: Vec<Member> = self.image.isr.iter().copied().collect();
         for member in members.into_iter().filter(|member| *member != self.me) {
             let stalls = self.stalls(member, now);
@@ -162,24 +161,24 @@ impl Leader {
             }
             return effects;
         }
-        let behind = |progress: &Progress| progress.leo < self.hw;
-        let ready = self.followers.iter().filter_map(|(broker, progress)| {
-            let member = Member {
-                broker: *broker,
-                incarnation: progress.incarnation,
-            };
-            let comes = !self.image.isr.contains(&member)
-                && (!behind(progress) || !Rule::R16.holds())
-                // One that would be shrunk out again at once stays out.
-                && now < progress.moved.max(progress.caught_up).saturating_add(self.timers.stall_max)
-                || (progress.leo >= log_end && !self.image.isr.contains(&member));
-            comes.then_some(member)
+        let ready = self.followers.iter().map(|(broker, progress)| {
+            let member = Member::new(*broker, progress.incarnation);
+            (member, self.has_caught_up(member, progress, now))
         });
+        let ready = ready.filter(|(_, ready)| *ready).map(|(member, _)| member);
         let ready: Vec<Member> = ready.collect();
         let proposed = ready
             .into_iter()
             .find_map(|member| self.expand(member, now));
         proposed.into_iter().collect()
+    }
+
+    /// Whether a follower is to be added: R16, and it would not be shrunk out again at once.
+    fn has_caught_up(&self, member: Member, progress: &Progress, now: Duration) -> bool {
+        let has_all = progress.leo >= self.hw || !Rule::R16.holds();
+        let moves = now < progress.moved.saturating_add(self.timers.stall_max);
+        let is_member = self.image.isr.contains(&member);
+        !is_member && has_all && (moves || progress.leo >= self.ends.log_end)
     }
 
     /// replica.lag.time.max.ms: it has not been at the log end for too long.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mainstem_metadata::Rule;
+use mainstem_metadata::{Image, Rule};
 use mainstem_record::{Member, Offset};
 
 use super::{SealDecision, Sealing, View, Wait};
@@ -24,7 +24,7 @@ impl Sealing {
             .answers
             .values()
             .filter(|answer| answer.leo >= end)
-            .map(|answer| answer.member)
+            .filter_map(|answer| present_life(view.image, answer.member))
             .collect();
         let decision = SealDecision {
             segment: self.segment.id,
@@ -107,5 +107,14 @@ impl Sealing {
         } else {
             1
         }
+    }
+}
+
+/// R26 (b): who answered, in the life that answered.
+fn present_life(image: &Image, member: Member) -> Option<Member> {
+    if Rule::R26b.holds() {
+        Some(member)
+    } else {
+        image.member(member.broker)
     }
 }

@@ -230,7 +230,7 @@ impl Sealing {
         if targets.len() < self.segment.min_insync && Rule::R23Outside.holds() {
             let missing = self.segment.min_insync - targets.len();
             let spare = view.healthy.keys();
-            let spare = spare.filter(|member| !brokers.contains(&member.broker));
+            let spare = spare.filter(|member| !self.segment.replicas.contains(&member.broker));
             let fresh: Vec<_> = spare.map(|member| member.broker).take(missing).collect();
             self.recruited.extend(fresh);
         }
