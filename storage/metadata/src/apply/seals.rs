@@ -144,7 +144,11 @@ fn check_sealing<'a>(
     partition: &'a PartitionRecord,
     commit: &CommitSeal,
 ) -> Result<&'a SegmentRecord, ApplyError> {
-    let segment = open_segment(partition, commit.segment)?;
+    let segment = match partition.active() {
+        // Whichever is open: what the command names may be sealed.
+        Some(open) if !Rule::R26a.holds() => open,
+        _ => open_segment(partition, commit.segment)?,
+    };
     check_version(segment, commit.version, Rule::R26a)?;
     if Rule::R26a.holds() {
         check_state(segment, SegmentState::Sealing)?;
@@ -208,7 +212,11 @@ fn check_nobody_decides(
 }
 
 fn find_answer(commit: &CommitSeal, member: Member) -> Option<&Answer> {
-    commit.answers.iter().find(|answer| answer.member == member)
+    let of_any_life = !Rule::R26b.holds();
+    let mut answers = commit.answers.iter();
+    answers.find(|answer| {
+        answer.member == member || (of_any_life && answer.member.broker == member.broker)
+    })
 }
 
 fn completed(members: &[Member], durable: &[Member]) -> Vec<Complete> {

@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mainstem_metadata::SegmentState;
 use mainstem_record::{BrokerId, Member};
+
+use super::Segment;
 
 /// What a broker carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +69,32 @@ pub fn place(healthy: &Healthy, ask: &Ask<'_>) -> Option<Placed> {
         replicas: ranked.iter().map(|((member, _), _)| **member).collect(),
         leader,
     })
+}
+
+/// Why an `Active` segment should be succeeded by one that is placed anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misplaced {
+    /// Fewer replicas live than min_insync, though enough brokers are healthy: it takes no acks=all
+    /// until one comes back. Its leader may not freeze (R28), so the controller seals (R21) and
+    /// recruits (R23).
+    TooFewLive,
+    /// Fewer replicas than it is meant to have, though more brokers are healthy: its leader can seal.
+    TooFewReplicas,
+}
+
+/// Whether the segment should move on; `replicas` is how many it is meant to have.
+pub fn misplaced(segment: &Segment, healthy: &Healthy, replicas: usize) -> Option<Misplaced> {
+    if segment.state != SegmentState::Active {
+        return None;
+    }
+    let live = healthy.keys();
+    let live = live.filter(|member| segment.replicas.contains(&member.broker));
+    let live = live.count();
+    if live < segment.min_insync && healthy.len() >= segment.min_insync {
+        return Some(Misplaced::TooFewLive);
+    }
+    let possible = replicas.min(healthy.len());
+    (segment.replicas.len() < possible).then_some(Misplaced::TooFewReplicas)
 }
 
 #[cfg(test)]

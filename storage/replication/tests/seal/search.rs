@@ -1,7 +1,10 @@
 //! The walks find the fault cases by themselves: with a rule off, the first seed whose walk breaks an
 //! invariant. Nothing tells them the schedule.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use parking_lot::Mutex;
 
@@ -29,7 +32,7 @@ fn search(case: &Case, seeds: u64) -> Option<(u64, String)> {
         // A case that shares its rule with another is told apart by what breaks.
         let counts = |what: &String| {
             assert!(what.starts_with("I-SEAL-"), "seed {seed}: {what}");
-            case.walk_breaks.is_empty() || case.breaks_with(what)
+            case.breaks_with(what)
         };
         outcome.filter(counts).map(|what| (seed, what))
     })
@@ -73,7 +76,15 @@ fn walks_find_the_fault_cases_by_themselves() {
             rules.join(", ")
         );
     }
-    let count = found.iter().flatten().count();
-    println!("{count} of {} found", cases.len());
+    // Cases that a walk cannot tell apart, since rule and invariant are the same, count once.
+    let pairs = cases
+        .iter()
+        .zip(&found)
+        .filter(|(_, found)| found.is_some());
+    let distinct: BTreeSet<_> = pairs
+        .map(|(case, _)| (case.rules, case.walk_breaks))
+        .collect();
+    let count = distinct.len();
+    println!("{count} of {} found, each counted once", cases.len());
     assert!(count >= FOUND_MIN, "{count} found");
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use mainstem_metadata::{Command, SegmentFlush};
+use mainstem_metadata::{Command, EvictReplica, SegmentFlush};
 use mainstem_record::{BrokerId, Member, SegmentId};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -15,7 +15,7 @@ use crate::world::{
 };
 
 /// Steps of one walk.
-const STEPS: u32 = 260;
+const STEPS: u32 = 320;
 
 /// What a step can be; each has a weight of its own in each walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,30 +38,32 @@ enum Step {
     Start,
     AlterMin,
     DeclareLost,
+    Evict,
     Wait,
     BackUp,
 }
 
 /// Each step with the weights that it may have.
-const STEPS_OF: [(Step, [u32; 3]); 20] = [
+const STEPS_OF: [(Step, [u32; 3]); 21] = [
     (Step::Deliver, [200, 300, 400]),
     (Step::Repeat, [0, 10, 40]),
     (Step::Lose, [0, 10, 40]),
     (Step::Append, [20, 40, 60]),
-    (Step::Sync, [5, 20, 60]),
+    (Step::Sync, [0, 5, 40]),
     (Step::BrokerTicks, [30, 60, 90]),
     (Step::CatchUp, [20, 50, 100]),
     (Step::ControllerTicks, [20, 50, 80]),
     (Step::ControllerCatchesUp, [20, 50, 80]),
     (Step::ControllerChanges, [0, 1, 4]),
-    (Step::Freeze, [0, 6, 20]),
+    (Step::Freeze, [0, 10, 30]),
     (Step::Shrink, [0, 15, 30]),
     (Step::Expand, [5, 20, 40]),
     (Step::BeginSeal, [0, 5, 20]),
     (Step::Stop, [0, 8, 20]),
     (Step::Start, [15, 30, 60]),
     (Step::AlterMin, [0, 0, 8]),
-    (Step::DeclareLost, [0, 0, 6]),
+    (Step::DeclareLost, [0, 3, 12]),
+    (Step::Evict, [0, 4, 12]),
     (Step::Wait, [5, 20, 40]),
     (Step::BackUp, [0, 2, 5]),
 ];
@@ -193,6 +195,7 @@ impl Walk {
             Step::Start => world.start(id, behind),
             Step::AlterMin => self.alter_min(),
             Step::DeclareLost => self.declare_lost(id),
+            Step::Evict => self.evict(id),
             Step::Wait => world.now += Duration::from_millis(self.rng.random_range(100..1500)),
             Step::BackUp => world.back_up(id),
         }
@@ -237,7 +240,7 @@ impl Walk {
                 // A command may be delivered once more, much later.
                 let again = matches!(message, Message::Command { .. })
                     && message.kind() != Kind::OtherCommand
-                    && self.rng.random_ratio(1, 12);
+                    && self.rng.random_ratio(1, 8);
                 if again {
                     world.soup.push(message.clone());
                 }
@@ -314,9 +317,29 @@ impl Walk {
         });
     }
 
+    /// Somebody gives up a broker: mostly one that is fenced.
     fn declare_lost(&mut self, id: BrokerId) {
-        if let Some(member) = self.world.head().member(id) {
+        let head = self.world.head();
+        let fenced = head.brokers.values().find(|broker| broker.fenced);
+        let id = fenced.map_or(id, |broker| broker.id);
+        if let Some(member) = head.member(id) {
             self.world.propose(Command::DeclareLost { member });
+        }
+    }
+
+    /// The controller drops a follower (R20).
+    fn evict(&mut self, id: BrokerId) {
+        let open = self.world.open();
+        let member = open.isr.iter().find(|member| member.broker == id);
+        if let Some(member) = member.filter(|member| **member != open.leader) {
+            self.world.propose(Command::EvictReplicas {
+                evictions: vec![EvictReplica {
+                    partition: self.world.partition,
+                    segment: open.id,
+                    version: open.version,
+                    member: *member,
+                }],
+            });
         }
     }
 }

@@ -71,9 +71,13 @@ impl Sealing {
             return true;
         }
         let eligible = self.segment.eligible();
-        self.answers
-            .values()
-            .any(|answer| eligible.contains(&answer.member) && answer.certificate <= end)
+        let is_eligible = |member: Member| {
+            let of_any_life = !Rule::R26b.holds();
+            let mut eligible = eligible.iter();
+            eligible.any(|it| *it == member || (of_any_life && it.broker == member.broker))
+        };
+        let mut answers = self.answers.values();
+        answers.any(|answer| is_eligible(answer.member) && answer.certificate <= end)
     }
 
     /// R36: nobody is left who could certify. Every broker that lost data has to answer; the longest

@@ -14,7 +14,8 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("F17", &[Rule::R12Confirmed], &[1, 5], f17),
         Case::new("F18", &[Rule::R12Size], &[1, 5], f18),
         Case::new("F19", &[Rule::R12Min], &[1, 5], f19),
-        Case::new("F20", &[Rule::R12Min, Rule::R19Join], &[1, 9], f20),
+        // In a walk F21, which needs less, is found first.
+        Case::new("F20", &[Rule::R12Min, Rule::R19Join], &[1, 9], f20).walk_breaks(&[1]),
         Case::new("F21", &[Rule::R19Join], &[9], f21),
         Case::new("F22", &[Rule::R19Empty], &[1, 5], f22),
         Case::new("F31", &[Rule::R17Pending], &[1, 5], f31),

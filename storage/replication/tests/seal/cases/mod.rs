@@ -25,7 +25,8 @@ pub(crate) struct Case {
     pub(crate) rules: &'static [Rule],
     /// Which invariants may be the first to break.
     pub(crate) breaks: &'static [u8],
-    /// Where another case has the same rule: what a walk has to break to have found this one.
+    /// What a walk has to break to have found this one; as `breaks`, unless another case has the same
+    /// rule, or the first to break is another in a walk.
     pub(crate) walk_breaks: &'static [u8],
     pub(crate) options: Options,
     pub(crate) script: fn(&mut World),
@@ -42,7 +43,7 @@ impl Case {
             name,
             rules,
             breaks,
-            walk_breaks: &[],
+            walk_breaks: breaks,
             options: Options::default(),
             script,
         }

@@ -11,7 +11,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("F02", &[Rule::R22Elr], &[1], f02),
         Case::new("F03", &[Rule::R23Leader], &[11], f03),
         Case::new("F04", &[Rule::R23Outside], &[11], f04),
-        Case::new("F05", &[Rule::R10, Rule::R26b, Rule::R26c], &[1], f05),
+        Case::new("F05", &[Rule::R10, Rule::R26b], &[1], f05),
         Case::new("F06", &[Rule::R6, Rule::R10], &[1], f06),
         Case::new("F07", &[Rule::R26b], &[3], f07),
         Case::new("F08", &[Rule::R26c], &[1], f08),

@@ -49,8 +49,8 @@ pub(crate) struct Ghost {
     lives: BTreeMap<Member, u64>,
     /// Lives that were declared lost: what they do from then on is given up with them.
     given_up: BTreeSet<Member>,
-    /// Brokers whose next life is known to have lost data.
-    known_losses: BTreeSet<BrokerId>,
+    /// Brokers whose next life is known to have lost data, with the life that had it.
+    known_losses: BTreeMap<BrokerId, u64>,
     /// Records that were exposed, for figures.
     pub(crate) exposures: u64,
     pub(crate) seals: u64,
@@ -159,8 +159,11 @@ impl Ghost {
     /// A process is registered; what it could not prove to have counts as lost.
     pub(crate) fn registered(&mut self, member: Member, life: u64, proven: bool) {
         self.lives.insert(member, life);
-        if !self.known_losses.contains(&member.broker) && !proven {
-            self.loses((member.broker, life), |_| Some(Offset(i64::MAX)));
+        let known = self.known_losses.get(&member.broker).copied();
+        if !proven {
+            // Also in segments that were opened while nobody knew that it was gone.
+            let had = known.map_or(Offset(i64::MAX), |_| Offset::ZERO);
+            self.loses((member.broker, known.unwrap_or(life)), |_| Some(had));
         }
         self.known_losses.remove(&member.broker);
     }
@@ -171,7 +174,7 @@ impl Ghost {
         (broker, life): (BrokerId, u64),
         had: impl Fn(SegmentId) -> Option<Offset>,
     ) {
-        self.known_losses.insert(broker);
+        self.known_losses.insert(broker, life);
         for (id, known) in &mut self.segments {
             let counted = known.losses.iter();
             let mut counted = counted.filter(|loss| (loss.broker, loss.life) == (broker, life));
@@ -181,8 +184,8 @@ impl Ghost {
         }
     }
 
-    pub(crate) fn is_known(&self, member: Member) -> bool {
-        self.lives.contains_key(&member)
+    pub(crate) fn has_registered(&self, life: u64) -> bool {
+        self.lives.values().any(|known| *known == life)
     }
 
     pub(crate) fn gives_up(&mut self, member: Member) {

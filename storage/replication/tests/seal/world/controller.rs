@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use mainstem_metadata::{Answer, Command, CommitSeal, Image, Rule};
 use mainstem_record::{Member, Offset, TimestampMs};
 use mainstem_replication::machine::{
-    Timers,
+    Segment, Timers,
     liveness::{Liveness, Registered, Transition},
-    placement::{Healthy, Load},
+    placement::{Healthy, Load, Misplaced, misplaced},
     sealing::{SealDecision, Sealing, SealingEffect, View},
 };
 
@@ -33,7 +33,8 @@ impl World {
     pub(crate) fn healthy(image: &Image, lives: impl Fn(Member) -> bool) -> Healthy {
         let brokers = image.brokers.values();
         let healthy = brokers.filter(|broker| {
-            !broker.fenced && !broker.draining && (!broker.lost || !Rule::R26eLost.holds())
+            let is_lost = broker.lost && !Rule::R26eLost.holds();
+            is_lost || !(broker.fenced || broker.draining || broker.lost)
         });
         let members = healthy.map(|broker| Member::new(broker.id, broker.incarnation));
         let members = members.filter(|member| lives(*member));
@@ -96,6 +97,13 @@ impl World {
                 now,
             )
         });
+        let open = Segment::open(&image, partition);
+        let misplaced = open
+            .as_ref()
+            .and_then(|it| misplaced(it, &healthy, replicas));
+        if let (Some(open), Some(Misplaced::TooFewLive)) = (open, misplaced) {
+            self.begin_seal(open.id);
+        }
         for transition in transitions {
             self.propose(match transition {
                 Transition::Fence(member) => Command::FenceBroker { member },

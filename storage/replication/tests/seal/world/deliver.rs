@@ -98,10 +98,6 @@ impl World {
                 let incoming = Incoming { epoch, at };
                 self.deliver_records(to, segment, (incoming, &records), controller);
             }
-            Message::Heartbeat { controller, member } => {
-                let now = self.now;
-                self.controllers[controller].liveness.heartbeat(member, now);
-            }
         }
     }
 
@@ -131,12 +127,8 @@ impl World {
             return;
         };
         let member = Member::new(*broker, incarnation);
-        let runs = self.brokers[broker].life.as_ref();
-        // A late copy, of a process that is gone or has registered, is nobody's start.
-        if runs.is_none_or(|runs| runs.number != *life || runs.member.is_some()) {
-            return;
-        }
-        if self.ghost.is_known(member) {
+        // A late copy of what was applied before is nobody's start.
+        if self.ghost.has_registered(*life) {
             return;
         }
         let always = self.options.flush == SegmentFlush::Always;

@@ -12,10 +12,7 @@ use super::log::Rec;
 #[derive(Clone, Debug)]
 pub(crate) enum Message {
     /// To metadata.
-    Command {
-        command: Command,
-        from: Asks,
-    },
+    Command { command: Command, from: Asks },
     /// From metadata.
     Outcome {
         result: Result<Applied, ApplyError>,
@@ -75,10 +72,6 @@ pub(crate) enum Message {
         records: Vec<Rec>,
         controller: Option<usize>,
     },
-    Heartbeat {
-        controller: usize,
-        member: Member,
-    },
 }
 
 /// Who waits for an outcome.
@@ -116,7 +109,6 @@ impl Message {
             Self::CopyTail { .. } => Kind::CopyTail,
             Self::Fetch { .. } => Kind::Fetch,
             Self::Records { .. } => Kind::Records,
-            Self::Heartbeat { .. } => Kind::Heartbeat,
         }
     }
 }
@@ -139,7 +131,6 @@ pub(crate) enum Kind {
     CopyTail,
     Fetch,
     Records,
-    Heartbeat,
 }
 
 /// The proof that a start brings (R2).

@@ -30,11 +30,8 @@ impl World {
             self.start(id, 0);
             return;
         }
-        for controller in 0..self.controllers.len() {
-            self.send(Message::Heartbeat {
-                controller,
-                member: me,
-            });
+        for controller in &mut self.controllers {
+            controller.liveness.heartbeat(me, self.now);
         }
         let segments: Vec<SegmentId> = life_segments(self, id);
         for segment in segments {
@@ -202,6 +199,12 @@ impl World {
             let Some(end) = record.end else {
                 continue;
             };
+            // Lost by all who had it: more losses than are promised to be survived (I-SEAL-9).
+            let mut complete = record.complete.iter();
+            let head = self.head();
+            if !complete.any(|copy| head.is_current(Member::new(copy.broker, copy.incarnation))) {
+                continue;
+            }
             for broker in &record.replicas {
                 if self.gone.contains(broker) {
                     continue;
