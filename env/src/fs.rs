@@ -7,14 +7,17 @@ use std::{
     fs,
     io::{self, IoSlice},
     num::NonZeroU64,
-    os::{fd::AsFd, unix::fs::FileExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::Path,
     sync::Arc,
 };
 
 use rustix::{
     buffer::spare_capacity,
-    fs::{Advice, fadvise},
+    fs::{Advice, OFlags, fadvise},
 };
 
 /// The most slices that one positional vectored write takes (`IOV_MAX` on Linux).
@@ -117,7 +120,7 @@ pub trait DirLock: Send + Sync {}
 
 /// The file system.
 pub trait Fs: Send + Sync {
-    /// Opens a file.
+    /// Opens a regular file, at once: `InvalidInput` if it is something else, as a FIFO.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
     /// Makes a directory and its parents.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
@@ -180,6 +183,8 @@ impl Fs for RealFs {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         let mut options = fs::OpenOptions::new();
         options.read(true).write(mode != OpenMode::Read);
+        // Nothing else of it holds for regular files: opening a FIFO would wait for its other end.
+        options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
         match mode {
             OpenMode::Read | OpenMode::ReadWrite => {}
             OpenMode::Create => {
@@ -192,7 +197,11 @@ impl Fs for RealFs {
                 options.create(true).truncate(true);
             }
         }
-        Ok(Arc::new(RealFile(options.open(path)?)))
+        let file = options.open(path).map_err(no_file)?;
+        if !file.metadata()?.is_file() {
+            return Err(not_regular());
+        }
+        Ok(Arc::new(RealFile(file)))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -258,6 +267,17 @@ impl Fs for RealFs {
 }
 
 impl DirLock for RealLock {}
+
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
+}
+
+/// A symbolic link that leads nowhere is no file either; what the standard library calls it has no
+/// stable name.
+fn no_file(error: io::Error) -> io::Error {
+    let is_loop = error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
+    if is_loop { not_regular() } else { error }
+}
 
 // === impl RealFile ===
 
@@ -365,6 +385,31 @@ mod tests {
         assert_eq!(file.read_append_at(&mut buffer, 9, 7).expect("read"), 3);
         assert_eq!(file.read_append_at(&mut buffer, 9, 10).expect("read"), 0);
         assert_eq!(buffer, b"x3456789");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (fifo, link) = (dir.path().join("fifo"), dir.path().join("link"));
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .expect("made");
+        std::os::unix::fs::symlink(&link, &link).expect("made");
+        for path in [&fifo, &link, &dir.path().to_owned()] {
+            let opened = RealFs.open(path, OpenMode::Read);
+            assert_eq!(
+                opened.err().map(|error| error.kind()),
+                Some(io::ErrorKind::InvalidInput),
+                "{}",
+                path.display()
+            );
+        }
+        assert!(RealFs.open(&fifo, OpenMode::ReadWrite).is_err());
     }
 
     #[test]

@@ -69,7 +69,8 @@ impl Broker {
         self.core.readiness()
     }
 
-    /// What does not work while the rest serves, for people: partitions that have failed.
+    /// What does not work while the rest serves, for people: partitions that have failed, segments
+    /// that are lost or damaged.
     pub fn degraded(&self) -> Vec<String> {
         self.core.degraded()
     }

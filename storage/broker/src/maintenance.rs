@@ -50,8 +50,12 @@ async fn follow_events(core: Arc<Core>, mut events: mpsc::Receiver<LogEvent>) {
                 reason,
             }) => {
                 tracing::debug!(?partition, ?reason, "rolling");
-                // A refusal is logged; the log asks again at the next append.
-                let _ = core.roll(partition, segment).await;
+                // One on a slow disk must not hold up the others.
+                let roller = core.clone();
+                core.spawn("roll", async move {
+                    // A refusal is logged; the log asks again at the next append.
+                    let _ = roller.roll(partition, segment).await;
+                });
             }
             Some(LogEvent::PartitionFailed { partition, failure }) => {
                 tracing::error!(?partition, %failure, "partition failed");
@@ -77,12 +81,14 @@ async fn keep_age(core: Arc<Core>) {
             };
             let config = core.topic_config(topic);
             let now = core.env.wall_ms();
-            let old = partition.segments().into_iter().find(|segment| {
-                segment.end.is_none()
-                    && segment.bytes > 0
-                    && now.saturating_sub(segment.created_wall_ms) >= age_max_ms(&config, segment)
+            // The log tells of full ones by itself, if there is room to listen.
+            let due = partition.segments().into_iter().find(|segment| {
+                let age_ms = now.saturating_sub(segment.created_wall_ms);
+                let is_due =
+                    age_ms >= age_max_ms(&config, segment) || segment.bytes >= config.segment_bytes;
+                segment.end.is_none() && segment.bytes > 0 && is_due
             });
-            if let Some(segment) = old {
+            if let Some(segment) = due {
                 // A refusal is logged and tried again at the next check.
                 let _ = core.roll(partition.id(), segment.id).await;
             }

@@ -40,6 +40,7 @@ mod append;
 mod cache;
 mod checkpoint;
 mod compact;
+mod damage;
 mod dedupe;
 mod digest;
 mod dir;
@@ -81,6 +82,7 @@ mod writer;
 
 pub use append::{Ack, Append, AppendTicket, Appended, Qos2Id, ReplicaAppend};
 pub use compact::{CompactError, CompactOptions, Compaction, Replacement};
+pub use damage::{Damage, DamageKind};
 pub use error::{AppendError, FormatDamage, JournalDamage, LogError, PartitionError, ReadError};
 pub use event::{EVENTS_MAX, LogEvent, PartitionFailure, RollReason, ShardFailure, ShardHealth};
 pub use labels::{Label, Labeller, Labels};

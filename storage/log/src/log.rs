@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::{
     checkpoint::Checkpoint,
+    damage::{Damage, Damages},
     dir::{leave_mark, prepare},
     error::{LogError, PartitionError},
     event::{EVENTS_MAX, LogEvent, ShardHealth},
@@ -139,6 +140,7 @@ impl Log {
         let alarm = SpaceAlarm::new(&options, metrics.out_of_space.clone());
         let tools = Tools {
             alarm: Arc::new(alarm),
+            damages: Arc::new(Damages::new(metrics.damaged_segments.clone())),
             env,
             options,
             files,
@@ -272,6 +274,7 @@ impl Log {
             active,
             ends,
             dedupe,
+            damaged,
             failure,
             needs_memory,
         } = recovered;
@@ -290,6 +293,9 @@ impl Log {
             .map_err(|_| LogError::Closed)?;
         let partition = Partition::new(shared, inbox.clone(), inner.tools.clone());
         reservation.fill(partition.clone());
+        for (segment, kind) in damaged {
+            inner.tools.damages.note(id, &segment, kind);
+        }
         if let Some(failure) = failure {
             let event = LogEvent::PartitionFailed {
                 partition: id,
@@ -409,6 +415,11 @@ impl Log {
             .await
             .ok_or(LogError::Closed)?
             .map_err(LogError::io(paths::trash(&options.dir)))
+    }
+
+    /// Segments that are known to be lost or damaged, by partition and offset.
+    pub fn damages(&self) -> Vec<Damage> {
+        self.inner.tools.damages.all()
     }
 
     /// The state of all shards.

@@ -29,6 +29,8 @@ pub(crate) struct Metrics {
     /// 1 while appends are refused for want of space.
     pub(crate) out_of_space: IntGauge,
     pub(crate) refused_no_space: IntCounter,
+    /// Segments that are known to be lost or damaged.
+    pub(crate) damaged_segments: IntGauge,
     pub(crate) scrub_bytes: IntCounter,
     pub(crate) scrub_damaged: IntCounter,
     pub(crate) scrub_unreadable: IntCounter,
@@ -117,6 +119,10 @@ impl Metrics {
                 "1 while appends are refused because the disk is nearly full",
             )?,
             refused_no_space: refused.with_label_values(&["no_space"]),
+            damaged_segments: gauge(
+                "mainstem_log_damaged_segments",
+                "Segments known to be missing, unreadable, short or damaged",
+            )?,
             scrub_bytes: counter(
                 "mainstem_log_scrub_bytes_total",
                 "Bytes of sealed segments compared with their digests",

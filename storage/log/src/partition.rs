@@ -19,6 +19,7 @@ use crate::{
     active::Frozen,
     append::{Append, AppendTicket},
     compact::{CompactError, CompactOptions, Compaction},
+    damage::Damages,
     error::{AppendError, PartitionError, ReadError},
     files::Files,
     inbox::{Control, Inbox},
@@ -48,6 +49,7 @@ pub(crate) struct Tools {
     pub(crate) pool: Arc<Pool>,
     pub(crate) metrics: Metrics,
     pub(crate) alarm: Arc<SpaceAlarm>,
+    pub(crate) damages: Arc<Damages>,
     /// Bounds the threads that read files: syncs need some of the same pool.
     pub(crate) readers: Arc<Semaphore>,
 }

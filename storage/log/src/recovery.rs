@@ -30,6 +30,7 @@ pub(crate) use active::create_active;
 use crate::{
     active::Active,
     checkpoint::SyncedPoint,
+    damage::DamageKind,
     dedupe::Dedupe,
     error::LogError,
     event::PartitionFailure,
@@ -68,6 +69,8 @@ pub(crate) struct Recovered {
     pub(crate) active: Option<Active>,
     pub(crate) ends: Ends,
     pub(crate) dedupe: Dedupe,
+    /// Sealed segments that are not whole.
+    pub(crate) damaged: Vec<(Arc<Segment>, DamageKind)>,
     pub(crate) failure: Option<PartitionFailure>,
     /// What is remembered at its base is not known.
     pub(crate) needs_memory: bool,
@@ -87,12 +90,16 @@ pub(crate) fn recover(
     let sealed: Vec<SegmentSpec> = spec.segments.iter().copied().filter(is_sealed).collect();
     let replaced = tidy(options, dir, spec)?;
     let mut chain = Vec::with_capacity(spec.segments.len());
+    let mut damaged = Vec::new();
     for (at, segment) in sealed.iter().enumerate() {
         let before = held_run(sealed.get(..at).unwrap_or_default());
-        chain.push(match segment.held {
-            true => sealed::open(options, dir, segment, before)?,
-            false => Arc::new(Segment::not_held(dir, segment)),
-        });
+        if !segment.held {
+            chain.push(Arc::new(Segment::not_held(dir, segment)));
+            continue;
+        }
+        let (segment, damage) = sealed::open(options, dir, segment, before)?;
+        damaged.extend(damage.map(|kind| (segment.clone(), kind)));
+        chain.push(segment);
     }
     let dedupe_after_sealed = || sealed::dedupe_after(options, dir, held_run(&sealed));
     let first = spec.segments.first().map_or(spec.log_start, |s| s.base);
@@ -145,6 +152,7 @@ pub(crate) fn recover(
             committed_end,
         },
         dedupe,
+        damaged,
         failure,
         needs_memory,
     })

@@ -75,9 +75,14 @@ pub(crate) struct Writer {
     pub(crate) touched: bool,
 }
 
-/// Holds appends back while a segment is being sealed.
+/// Holds appends back while a segment is being sealed, or is full and waits for that.
 struct Gate {
+    /// The segment is being sealed, or there is none.
     closed: bool,
+    /// What comes next is for the next segment, which the owner has been asked for.
+    full: bool,
+    /// What waited is let in, whether it fits or not.
+    is_lenient: bool,
     queue: VecDeque<Queued>,
     /// Room of the inbox that the queue holds.
     room: usize,
@@ -141,6 +146,8 @@ impl Writer {
     ) -> Self {
         let gate = Gate {
             closed: active.is_none(),
+            full: false,
+            is_lenient: false,
             queue: VecDeque::new(),
             room: 0,
             overflowed: false,
@@ -223,6 +230,10 @@ impl Writer {
 // === impl Gate ===
 
 impl Gate {
+    fn is_shut(&self) -> bool {
+        self.closed || self.full
+    }
+
     /// Queues an append, or refuses it: it waits in the inbox's room, which others need too, so
     /// all frozen partitions of the shard together get a part of it.
     fn push(&mut self, core: &mut Core, message: AppendMessage) {
@@ -242,6 +253,8 @@ impl Gate {
     fn take(&mut self, core: &mut Core) -> VecDeque<Queued> {
         core.frozen_room -= std::mem::take(&mut self.room);
         self.overflowed = false;
+        // What comes next is looked at anew.
+        self.full = false;
         std::mem::take(&mut self.queue)
     }
 }

@@ -23,12 +23,13 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
+use self::roll::Rolling;
 use crate::{error_code::ErrorCode, offsets::ProducerIds};
 
 /// How many partitions are opened or sealed at once at start.
 pub(crate) const PARTITIONS_AT_ONCE: usize = 16;
 
-/// How many failed partitions are named where people look.
+/// How many failed partitions and damaged segments are named where people look.
 const DEGRADED_MAX: usize = 100;
 
 /// What a broker is started with.
@@ -102,9 +103,8 @@ pub struct Core {
     /// Held while the set of topics and partitions changes, so that metadata and open partitions
     /// change together.
     pub(crate) topics_change: Mutex<()>,
-    /// Held while segments are sealed: whoever is refused thaws, and must not thaw what another has
-    /// had sealed meanwhile.
-    pub(super) rolling: Mutex<()>,
+    /// Who seals what.
+    pub(super) rolling: Rolling,
 }
 
 /// What the log is told of a segment.
@@ -296,9 +296,11 @@ impl Core {
         self.failed.read().contains_key(&id)
     }
 
-    /// Those that have failed.
+    /// Those that have failed, in the order of their ids.
     pub(super) fn failed_ids(&self) -> Vec<PartitionId> {
-        self.failed.read().keys().copied().collect()
+        let mut failed: Vec<PartitionId> = self.failed.read().keys().copied().collect();
+        failed.sort_unstable();
+        failed
     }
 
     /// How many partitions have failed.
@@ -323,8 +325,8 @@ impl Core {
         reasons
     }
 
-    /// What does not work while the rest serves: partitions that have failed, with the reason, the
-    /// first [`DEGRADED_MAX`] of them.
+    /// What does not work while the rest serves: partitions that have failed, with the reason, and
+    /// segments known to be lost or damaged; the first [`DEGRADED_MAX`] of them.
     pub(crate) fn degraded(&self) -> Vec<String> {
         let image = self.image();
         let failed = self.failed.read();
@@ -336,6 +338,16 @@ impl Core {
             })
             .collect();
         all.sort();
+        let damages = self.log.damages().into_iter();
+        all.extend(
+            damages.map(|damage| match image.topic_by_id(damage.partition.topic) {
+                Some(topic) => format!(
+                    "partition {}-{}: {damage}",
+                    topic.name, damage.partition.index.0
+                ),
+                None => format!("partition {}: {damage}", damage.partition),
+            }),
+        );
         all.truncate(DEGRADED_MAX);
         all
     }

@@ -9,6 +9,7 @@ use mainstem_metadata::{
     Applied, Command, PartitionRecord, ProposeError, SealAndOpenSingle, SegmentRecord,
 };
 use mainstem_record::{PartitionId, SegmentId};
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::{BrokerError, Core, PARTITIONS_AT_ONCE, segment_spec};
 use crate::error_code::ErrorCode;
@@ -16,11 +17,35 @@ use crate::error_code::ErrorCode;
 /// How many partitions are sealed, or go on in their next segment, at the same time.
 const SEALS_AT_ONCE: usize = 64;
 
+/// Held while a segment is sealed: whoever is refused thaws, and must not thaw what another has had
+/// sealed meanwhile. Partitions share a few locks, so that a slow disk under one of them holds up
+/// few others, and no more than [`SEALS_AT_ONCE`] are sealed at a time.
+pub(crate) struct Rolling([Mutex<()>; SEALS_AT_ONCE]);
+
+// === impl Rolling ===
+
+impl Default for Rolling {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::new(())))
+    }
+}
+
+impl Rolling {
+    /// Waits until nobody else seals segments of this partition.
+    async fn lock(&self, id: PartitionId) -> MutexGuard<'_, ()> {
+        // Topics' ids are random; the partitions of one follow each other.
+        let (_, topic) = id.topic.0.as_u64_pair();
+        let place = topic.wrapping_add(u64::from(id.index.0.unsigned_abs())) as usize;
+        let lock = self.0.get(place % SEALS_AT_ONCE);
+        lock.expect("a remainder is within").lock().await
+    }
+}
+
 impl Core {
     /// Seals the active segment of a partition and opens the next one. Does nothing if `segment` is
     /// no longer the active one.
     pub(crate) async fn roll(&self, id: PartitionId, segment: SegmentId) -> Result<(), ErrorCode> {
-        let _rolling = self.rolling.lock().await;
+        let _rolling = self.rolling.lock(id).await;
         if self.has_failed(id) {
             return Ok(());
         }
@@ -221,9 +246,9 @@ impl Core {
     /// Opens the segments that metadata has opened and the log has not: their files could not be
     /// made, or the outcome of the seal was not known.
     pub(crate) async fn resume_failed(&self) {
-        let _rolling = self.rolling.lock().await;
-        let image = self.image();
         for id in self.failed_ids() {
+            let _rolling = self.rolling.lock(id).await;
+            let image = self.image();
             let active = image.partition(id).and_then(|record| record.active());
             let (Some(partition), Some(active)) = (self.log.partition(id), active) else {
                 continue;

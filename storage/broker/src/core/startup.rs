@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use super::{BrokerDeps, BrokerError, Core, PARTITIONS_AT_ONCE};
+use super::{BrokerDeps, BrokerError, Core, PARTITIONS_AT_ONCE, roll::Rolling};
 
 /// How often a long start says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(3);
@@ -47,7 +47,7 @@ impl Core {
             topic_configs: dashmap::DashMap::new(),
             producer_ids: Mutex::default(),
             topics_change: Mutex::new(()),
-            rolling: Mutex::new(()),
+            rolling: Rolling::default(),
         });
         core.open_all().await?;
         core.seal_earlier_incarnations().await?;

@@ -7,6 +7,7 @@ use mainstem_record::TimestampMs;
 
 use super::RecoverOptions;
 use crate::{
+    damage::DamageKind,
     dedupe::Dedupe,
     digest::digest_of_chunks,
     error::LogError,
@@ -17,6 +18,9 @@ use crate::{
     spec::SegmentSpec,
 };
 
+/// A sealed segment, and what is wrong with it.
+type Opened = (Arc<Segment>, Option<DamageKind>);
+
 /// Opens a sealed segment. Damage is no error here: it is reported, and met by readers.
 ///
 /// `before` are the sealed segments before it, opened already.
@@ -25,20 +29,21 @@ pub(super) fn open(
     dir: &Path,
     spec: &SegmentSpec,
     before: &[SegmentSpec],
-) -> Result<Arc<Segment>, LogError> {
+) -> Result<Opened, LogError> {
     let path = paths::segment(dir, spec.base, spec.id);
     if let Some(header) = good_header(&*options.fs, &path, spec) {
-        let len = match options.fs.open(&path, OpenMode::Read) {
-            Ok(file) => file.len().map_err(LogError::io(&path))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(LogError::io(path)(error)),
+        let opened = options.fs.open(&path, OpenMode::Read);
+        let damage = match opened.and_then(|file| file.len()) {
+            Ok(len) if len >= header.bytes => None,
+            Ok(len) => {
+                tracing::error!(
+                    path = %path.display(), bytes = len, sealed_bytes = header.bytes,
+                    "a sealed segment is short"
+                );
+                Some(DamageKind::Short)
+            }
+            Err(error) => Some(unopened(&path, &error)),
         };
-        if len < header.bytes {
-            tracing::error!(
-                path = %path.display(), bytes = len, sealed_bytes = header.bytes,
-                "a sealed segment is missing or short"
-            );
-        }
         let state = SegmentState {
             end: spec.end,
             bytes: header.bytes,
@@ -47,10 +52,34 @@ pub(super) fn open(
         };
         let segment = Segment::new(dir, spec, header.created_wall_ms, state);
         segment.set_labelled(header.labelled);
-        return Ok(Arc::new(segment));
+        return Ok((Arc::new(segment), damage));
     }
     let mut dedupe = dedupe_after(options, dir, before)?;
     rebuild(options, dir, spec, &mut dedupe)
+}
+
+/// Tells that the file of a sealed segment cannot be opened: its range is lost, all else is served.
+fn unopened(path: &Path, error: &io::Error) -> DamageKind {
+    if error.kind() == io::ErrorKind::NotFound {
+        tracing::error!(path = %path.display(), "a sealed segment is missing");
+        DamageKind::Missing
+    } else {
+        tracing::error!(path = %path.display(), %error, "a sealed segment cannot be opened");
+        DamageKind::Unreadable
+    }
+}
+
+/// Whether there is nothing to be read, now or later: it is not there, or not a file that this
+/// process can read. Whatever else the disk says may be over at the next try.
+fn is_lost(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::InvalidInput
+    )
 }
 
 /// What the partition remembers at the end of these sealed segments: what the newest good index
@@ -83,7 +112,7 @@ pub(super) fn dedupe_after(
                     .map_err(LogError::io(path))?;
             }
             // Its loss has been told when it was opened.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if is_lost(&error) => {
                 dedupe = point.map_or(dedupe, |point| point.dedupe);
             }
             Err(error) => return Err(LogError::io(path)(error)),
@@ -187,7 +216,7 @@ fn rebuild(
     dir: &Path,
     spec: &SegmentSpec,
     dedupe: &mut Dedupe,
-) -> Result<Arc<Segment>, LogError> {
+) -> Result<Opened, LogError> {
     let fs = &*options.fs;
     let path = paths::segment(dir, spec.base, spec.id);
     let mut state = SegmentState {
@@ -198,9 +227,10 @@ fn rebuild(
     };
     let file = match fs.open(&path, OpenMode::ReadWrite) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            tracing::error!(path = %path.display(), "a sealed segment is missing");
-            return Ok(Arc::new(Segment::new(dir, spec, options.wall_ms, state)));
+        Err(error) if is_lost(&error) => {
+            let damage = unopened(&path, &error);
+            let segment = Segment::new(dir, spec, options.wall_ms, state);
+            return Ok((Arc::new(segment), Some(damage)));
         }
         Err(error) => return Err(LogError::io(path)(error)),
     };
@@ -216,7 +246,8 @@ fn rebuild(
         state.bytes = file.len().map_err(LogError::io(&path))?;
         // The highest timestamp may be in what cannot be read.
         state.max_timestamp = TimestampMs(i64::MAX);
-        return Ok(Arc::new(Segment::new(dir, spec, options.wall_ms, state)));
+        let segment = Segment::new(dir, spec, options.wall_ms, state);
+        return Ok((Arc::new(segment), Some(DamageKind::Damaged)));
     }
     state.bytes = scan.position;
     if file.len().map_err(LogError::io(&path))? > scan.position {
@@ -243,5 +274,6 @@ fn rebuild(
     let index_path = path.with_extension(paths::INDEX);
     fs.write_atomic(&index_path, &bytes)
         .map_err(LogError::io(&index_path))?;
-    Ok(Arc::new(Segment::new(dir, spec, options.wall_ms, state)))
+    let segment = Segment::new(dir, spec, options.wall_ms, state);
+    Ok((Arc::new(segment), None))
 }

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::pause;
 use crate::{
+    damage::DamageKind,
     dedupe::Fields,
     digest::{CHUNK_BYTES, chunk_is},
     error::LogError,
@@ -135,16 +136,16 @@ impl Log {
     }
 
     /// Goes once through all sealed segments, from where an interrupted pass has stopped, and
-    /// returns how many chunks are damaged: each is logged, counted and told as
+    /// returns how many chunks are damaged, and how many segments have lost their file: each is logged, counted and told as
     /// [`LogEvent::SegmentDamaged`]. Readers of what is damaged get
     /// [`crate::ReadError::Damaged`], the rest is served. The log does this by itself (see
     /// [`crate::LogOptions::scrub_interval`]).
     pub async fn scrub(&self) -> usize {
         let (tools, state) = (self.tools(), self.scrub_state());
-        let (mut damaged, mut unsaved) = (0, 0);
         if !self.is_open() {
             return 0;
         }
+        let (mut damaged, mut unsaved) = (self.look_for_files().await, 0);
         let mut partitions = self.partitions();
         partitions.sort_unstable_by_key(|partition| partition.id());
         for partition in partitions {
@@ -201,17 +202,18 @@ impl Log {
         let mut check = match opened {
             Ok(check) => check,
             Err(error) => {
-                // Dropped meanwhile, or without a good index file: that is told when it is opened.
+                // Dropped meanwhile, gone, or without a good index file: others tell of that.
                 tracing::debug!(%error, path = %segment.path.display(), "not scrubbed");
                 return Some(0);
             }
         };
-        let mut damaged = 0;
+        let (mut damaged, mut is_whole) = (0, true);
         for number in 0..check.chunks.len() {
             if !self.is_open() {
                 return None;
             }
             if segment.is_dropped() {
+                is_whole = false;
                 break;
             }
             let (checked, is_good) = tools
@@ -229,6 +231,7 @@ impl Log {
                     check = self.report(id, check, number).await?;
                 }
                 Err(error) => {
+                    is_whole = false;
                     tracing::error!(%error, path = %segment.path.display(), "scrub: cannot read");
                     tools.metrics.scrub_unreadable.inc();
                 }
@@ -239,6 +242,9 @@ impl Log {
             if rate > 0 {
                 tools.env.sleep(pause(bytes, rate)).await;
             }
+        }
+        if damaged == 0 && is_whole {
+            tools.damages.clear(id, segment);
         }
         Some(damaged)
     }
@@ -264,6 +270,7 @@ impl Log {
             "a sealed segment is damaged"
         );
         tools.metrics.scrub_damaged.inc();
+        tools.damages.note(id, segment, DamageKind::Damaged);
         self.tell(LogEvent::SegmentDamaged {
             partition: id,
             segment: segment.id,

@@ -219,7 +219,7 @@ impl Writer {
         self.staged.undo_qos2.shrink_to(IDLE_CAPACITY);
     }
 
-    /// Tells the owner once per segment that it should be rolled.
+    /// Looks whether the segment should be rolled.
     fn tell_roll(&mut self, core: &mut Core) {
         let asks = !self.roll_told && matches!(self.role, Role::Leader(_));
         let Some(active) = self.active.as_ref().filter(|_| asks) else {
@@ -239,11 +239,20 @@ impl Writer {
         } else {
             return;
         };
+        self.want_roll(core, reason);
+    }
+
+    /// Tells the owner, once per segment, that it should be rolled; says whether it has been told.
+    pub(super) fn want_roll(&mut self, core: &mut Core, reason: RollReason) -> bool {
+        let Some(active) = self.active.as_ref().filter(|_| !self.roll_told) else {
+            return self.roll_told;
+        };
         self.roll_told = core.tell(LogEvent::RollWanted {
             partition: self.shared.id,
             segment: active.segment.id,
             reason,
         });
+        self.roll_told
     }
 }
 

@@ -21,7 +21,7 @@ impl Writer {
             let _ = reply.send(Err(error));
             return;
         }
-        if self.gate.closed && !self.gate.queue.is_empty() {
+        if self.gate.is_shut() && !self.gate.queue.is_empty() {
             self.gate.queue.push_back(Queued::Flush(reply));
             return;
         }
@@ -111,13 +111,21 @@ impl Writer {
         core.points.track(self.slot, 0);
         self.roll_told = false;
         self.begin_memory(held && last_is_here, memory);
-        self.thaw(core);
+        self.open_gate(core);
         self.shared.wake();
         Ok(())
     }
 
-    /// Opens the gate, if there is a segment to write to, and lets in what has waited.
+    /// Opens the gate on the same segment. What has waited is let in even if it is too much for it:
+    /// else a roll that is refused for long would stop the partition.
     pub(crate) fn thaw(&mut self, core: &mut Core) {
+        self.gate.is_lenient = true;
+        self.open_gate(core);
+        self.gate.is_lenient = false;
+    }
+
+    /// Opens the gate, if there is a segment to write to, and lets in what has waited.
+    fn open_gate(&mut self, core: &mut Core) {
         if self.active.is_none() {
             return;
         }
@@ -145,6 +153,10 @@ impl Writer {
             self.interval_armed = false;
         }
         self.settings = settings;
+        // There may be room now.
+        if self.gate.full && !self.gate.closed {
+            self.open_gate(core);
+        }
         if settings.flush == Flush::Always {
             self.schedule_sync(core);
             return;

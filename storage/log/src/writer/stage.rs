@@ -11,9 +11,11 @@ use crate::{
     append::{Ack, Appended, Qos2Id, TicketSender},
     dedupe::{Mark, Verdict},
     error::{AppendError, PartitionError},
+    event::RollReason,
     inbox::{AppendMessage, Work, finish},
     index::{SEGMENT_BYTES_MAX, SEGMENT_OFFSETS_MAX},
     shard::Core,
+    spec::Role,
 };
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -45,7 +47,7 @@ impl Writer {
             message.fail(error);
             return;
         }
-        if self.gate.closed {
+        if self.gate.is_shut() {
             self.gate.push(core, message);
             return;
         }
@@ -57,6 +59,11 @@ impl Writer {
         }
         if let Err(error) = self.has_room(&message) {
             message.fail(error);
+            return;
+        }
+        if self.is_full_for(core, &message) {
+            self.gate.full = true;
+            self.gate.push(core, message);
             return;
         }
         let caller = Caller {
@@ -84,15 +91,33 @@ impl Writer {
         }
     }
 
+    /// Bytes that are staged, about.
+    fn staged_bytes(&self) -> usize {
+        let open = self.staged.open.as_ref();
+        self.staged.bytes + open.map_or(0, |open| open.builder.size_bytes())
+    }
+
+    /// Whether an append has to wait for the next segment, so that this one does not grow above its
+    /// size while the roll is under way. It waits only for an owner that has been told: nobody else
+    /// makes the next segment. One append fits every segment that is empty.
+    fn is_full_for(&mut self, core: &mut Core, message: &AppendMessage) -> bool {
+        // A follower's segments end where its leader says.
+        let leads = matches!(self.role, Role::Leader(_));
+        let Some(active) = self.active.as_ref().filter(|_| leads) else {
+            return false;
+        };
+        let filled = active.position + self.staged_bytes() as u64;
+        let is_full = filled > 0 && filled + message.bytes() as u64 > self.settings.segment_bytes;
+        is_full && !self.gate.is_lenient && self.want_roll(core, RollReason::Size)
+    }
+
     /// Whether positions and offsets still fit the index.
     fn has_room(&self, message: &AppendMessage) -> Result<(), AppendError> {
         let active = self
             .active
             .as_ref()
             .ok_or(PartitionError::NoActiveSegment)?;
-        let open = self.staged.open.as_ref();
-        let open = open.map_or(0, |open| open.builder.size_bytes());
-        let staged = (self.staged.bytes + open + message.bytes()) as u64;
+        let staged = (self.staged_bytes() + message.bytes()) as u64;
         let offsets = self.staged_end().0 - active.segment.base.0 + message.records();
         if active.position + staged > SEGMENT_BYTES_MAX || offsets > SEGMENT_OFFSETS_MAX {
             return Err(AppendError::SegmentFull);

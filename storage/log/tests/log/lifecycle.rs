@@ -11,8 +11,8 @@ use std::{
 
 use mainstem_env::{Fs, MemFs};
 use mainstem_log::{
-    Ack, Append, AppendError, Flush, Log, LogError, LogEvent, LogOptions, Partition,
-    PartitionError, QOS2_HEADER, Qos2Id, Read, ReadError, RollReason,
+    Ack, Append, AppendError, Flush, Log, LogError, LogOptions, Partition, PartitionError,
+    QOS2_HEADER, Qos2Id, Read, ReadError,
 };
 use mainstem_record::{Codec, Offset, TimestampMs};
 use tokio::sync::Notify;
@@ -249,42 +249,6 @@ fn partition_without_an_active_segment_waits_for_one() {
         );
         partition.seal_commit(segment_spec(0, 0)).await.unwrap();
         assert_eq!(ticket.await.unwrap().base_offset, Offset(0));
-    });
-}
-
-#[test]
-fn wish_to_roll_is_told_once_per_segment() {
-    run(async {
-        let fs = memory();
-        let (log, mut events) = start(&fs, options()).await;
-        let mut spec = spec(Flush::Os);
-        spec.settings.segment_bytes = 1;
-        let partition = log.open_partition(spec).await.unwrap();
-        for _ in 0..3 {
-            partition
-                .append(append(batch(&["a"])))
-                .await
-                .unwrap()
-                .await
-                .unwrap();
-        }
-        let wish = LogEvent::RollWanted {
-            partition: partition_id(0),
-            segment: segment_spec(0, 0).id,
-            reason: RollReason::Size,
-        };
-        assert_eq!(events.try_recv(), Ok(wish));
-        assert!(events.try_recv().is_err());
-        partition.seal_begin().await.unwrap();
-        partition.seal_commit(segment_spec(1, 3)).await.unwrap();
-        assert!(events.try_recv().is_err());
-        partition
-            .append(append(batch(&["a"])))
-            .await
-            .unwrap()
-            .await
-            .unwrap();
-        assert!(events.try_recv().is_ok());
     });
 }
 
