@@ -64,7 +64,13 @@ impl Checkpoint {
                 tracing::error!(path = %path.display(), "the checkpoint is damaged, ignoring it");
                 BTreeMap::new()
             }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "the checkpoint is gone: what was synced is known less well"
+                );
+                BTreeMap::new()
+            }
             Err(error) => return Err(error),
         };
         Ok(Self {
@@ -127,7 +133,7 @@ impl Checkpoint {
     }
 }
 
-fn encode(points: &Points) -> Vec<u8> {
+pub(crate) fn encode(points: &Points) -> Vec<u8> {
     let mut out = Vec::with_capacity(12 + points.len() * 52);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());

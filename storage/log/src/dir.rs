@@ -17,7 +17,7 @@ use std::{
 use mainstem_env::{Env, Fs};
 
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{self, Checkpoint},
     error::{FormatDamage, LogError},
     paths,
 };
@@ -113,6 +113,10 @@ fn make(fs: &dyn Fs, dir: &Path) -> Result<(), LogError> {
     if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
         fs.sync_dir(parent).map_err(LogError::io(parent))?;
     }
+    // Every log has one, so that it shows when it is gone.
+    let points = paths::checkpoint(dir);
+    fs.write_atomic(&points, &checkpoint::encode(&checkpoint::Points::new()))
+        .map_err(LogError::io(points))?;
     let format = paths::format(dir);
     fs.write_atomic(&format, &encode_format(FORMAT_VERSION))
         .map_err(LogError::io(format))

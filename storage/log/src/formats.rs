@@ -1,6 +1,6 @@
 //! `docs/formats.md` speaks of every magic, version and tag that the code knows.
 
-use crate::{checkpoint, dir, index_file, journal, upkeep};
+use crate::{checkpoint, dir, index_file, journal, trash, upkeep};
 
 const PAGE: &str = include_str!("../../../docs/formats.md");
 
@@ -12,6 +12,7 @@ fn page_names_every_file_with_its_version() {
         (checkpoint::MAGIC, checkpoint::VERSION),
         (index_file::MAGIC, index_file::VERSION),
         (upkeep::SCRUB_MAGIC, upkeep::SCRUB_VERSION),
+        (trash::MAGIC, trash::VERSION),
     ];
     for (magic, version) in files.into_iter().chain(rings) {
         let magic = String::from_utf8_lossy(&magic).into_owned();

@@ -402,7 +402,7 @@ impl Log {
             .map_err(LogError::io(error_path))
     }
 
-    /// Removes what was moved aside and this process has seen there for a day. Returns how much that
+    /// Removes what was moved aside and the node has seen there for a day. Returns how much that
     /// was.
     ///
     /// # Errors

@@ -46,6 +46,11 @@ pub(crate) fn trash(dir: &Path) -> PathBuf {
     dir.join("trash")
 }
 
+/// For how long each thing there has been seen.
+pub(crate) fn trash_seen(dir: &Path) -> PathBuf {
+    dir.join("trash-seen")
+}
+
 /// How far the scrub is.
 pub(crate) fn scrub(dir: &Path) -> PathBuf {
     dir.join("scrub")

@@ -2,7 +2,6 @@
 
 use std::{io, sync::Arc};
 
-use bytes::Bytes;
 use mainstem_record::{BatchHeader, Offset, TimestampMs, records};
 
 use super::{
@@ -126,7 +125,7 @@ fn find_in(
         if header.max_timestamp < at_least {
             return Ok(None);
         }
-        first_in(&batch()?, at_least, range)
+        first_in(batch, at_least, range)
     })
 }
 
@@ -150,7 +149,7 @@ fn max_in(files: &Files, segment: &Segment, best: Found, range: Range) -> Result
     walk(files, segment, from, range, |header, batch| {
         let beaten = top.is_some_and(|(_, timestamp)| header.max_timestamp <= timestamp);
         if !beaten {
-            let found = max_of(&batch()?, range)?;
+            let found = max_of(batch, range)?;
             if found.is_some_and(|(_, t)| top.is_none_or(|(_, highest)| t > highest)) {
                 top = found;
             }
@@ -160,24 +159,17 @@ fn max_in(files: &Files, segment: &Segment, best: Found, range: Range) -> Result
     Ok(top)
 }
 
-/// Why a batch could not be looked into.
-enum VisitError {
-    /// It is not what it must be.
-    Bad,
-    Io(io::Error),
-}
+/// A batch is not what it must be.
+struct BadBatch;
 
-/// Walks the batches of the range until `visit` returns something. The batch itself is read only
-/// if `visit` asks for it.
+/// Walks the batches of the range until `visit` returns something. Each is checked before: one whose
+/// header says that it is too old may be damaged just there.
 fn walk(
     files: &Files,
     segment: &Segment,
     (at_least, start): (TimestampMs, Offset),
     range: Range,
-    mut visit: impl FnMut(
-        &BatchHeader,
-        &mut dyn FnMut() -> Result<Bytes, VisitError>,
-    ) -> Result<Found, VisitError>,
+    mut visit: impl FnMut(&BatchHeader, &[u8]) -> Result<Found, BadBatch>,
 ) -> Result<Found, ReadError> {
     let end = segment.end().unwrap_or(range.end);
     let io = |error: io::Error| io_error(&error, segment, start, end);
@@ -203,16 +195,12 @@ fn walk(
             return Ok(None);
         }
         if header.last_offset() >= range.start {
-            let mut batch = || match reader.batch(position, &header) {
-                Ok(Ok(bytes)) => Ok(Bytes::copy_from_slice(bytes)),
-                Ok(Err(_)) => Err(VisitError::Bad),
-                Err(error) => Err(VisitError::Io(error)),
-            };
-            match visit(&header, &mut batch) {
+            let batch = reader.batch(position, &header).map_err(io)?;
+            let batch = batch.map_err(|_| BadBatch);
+            match batch.and_then(|batch| visit(&header, batch)) {
                 Ok(None) => {}
                 Ok(found) => return Ok(found),
-                Err(VisitError::Bad) => return Err(damaged(header.base_offset)),
-                Err(VisitError::Io(error)) => return Err(io(error)),
+                Err(BadBatch) => return Err(damaged(header.base_offset)),
             }
         }
         next = header.next_offset();
@@ -230,10 +218,10 @@ fn walk(
 }
 
 /// The first record of a batch that is in the range and new enough.
-fn first_in(batch: &[u8], at_least: TimestampMs, range: Range) -> Result<Found, VisitError> {
-    let records = records(batch, range.decompressed_bytes_max).map_err(|_| VisitError::Bad)?;
+fn first_in(batch: &[u8], at_least: TimestampMs, range: Range) -> Result<Found, BadBatch> {
+    let records = records(batch, range.decompressed_bytes_max).map_err(|_| BadBatch)?;
     for record in records.iter() {
-        let record = record.map_err(|_| VisitError::Bad)?;
+        let record = record.map_err(|_| BadBatch)?;
         if record.timestamp >= at_least && range.holds(record.offset) {
             return Ok(Some((record.offset, record.timestamp)));
         }
@@ -242,11 +230,11 @@ fn first_in(batch: &[u8], at_least: TimestampMs, range: Range) -> Result<Found, 
 }
 
 /// The first record of a batch that is in the range and has the highest timestamp.
-fn max_of(batch: &[u8], range: Range) -> Result<Found, VisitError> {
-    let records = records(batch, range.decompressed_bytes_max).map_err(|_| VisitError::Bad)?;
+fn max_of(batch: &[u8], range: Range) -> Result<Found, BadBatch> {
+    let records = records(batch, range.decompressed_bytes_max).map_err(|_| BadBatch)?;
     let mut top: Found = None;
     for record in records.iter() {
-        let record = record.map_err(|_| VisitError::Bad)?;
+        let record = record.map_err(|_| BadBatch)?;
         let higher = top.is_none_or(|(_, timestamp)| record.timestamp > timestamp);
         if higher && range.holds(record.offset) {
             top = Some((record.offset, record.timestamp));

@@ -141,6 +141,10 @@ pub enum Problem {
     /// batches are whole.
     #[error("no index file; the next start makes it again if the batches are whole")]
     NoIndex,
+    /// There is no file of synced points, though every log has one: what was synced is known less well,
+    /// and so a torn tail may have held what was acknowledged.
+    #[error("gone; a torn tail may have been acknowledged")]
+    NoCheckpoint,
     /// What an interrupted operation has left: the next start removes it.
     #[error("left by an interrupted operation")]
     Leftover,
@@ -215,6 +219,7 @@ impl Problem {
             | Self::Journalled { .. }
             | Self::Beyond { .. }
             | Self::NoIndex
+            | Self::NoCheckpoint
             | Self::Leftover
             | Self::UnknownFile
             | Self::Vanished

@@ -124,9 +124,7 @@ impl Checker<'_> {
                 Some(points) => return points,
                 None => Problem::Checkpoint,
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return checkpoint::Points::new();
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Problem::NoCheckpoint,
             Err(error) => Problem::io(&error),
         };
         self.found(Finding::new(path, problem));

@@ -1,12 +1,14 @@
 //! Look-ups by timestamp.
 
-use std::sync::Arc;
+use std::{io::IoSlice, sync::Arc};
 
-use mainstem_env::{Fs, MemFs};
-use mainstem_log::{Flush, LogOptions};
+use mainstem_env::{Fs, MemFs, OpenMode};
+use mainstem_log::{Flush, LogOptions, ReadError};
 use mainstem_record::{Codec, Offset, TimestampMs, TimestampType};
 
-use crate::support::{append, batch_of, options, read_batches, run, segment_spec, spec, start};
+use crate::support::{
+    append, batch_of, options, partition_id, read_batches, run, segment_spec, spec, start,
+};
 
 #[test]
 fn timestamps_are_found_exactly_inside_compressed_batches() {
@@ -90,5 +92,35 @@ fn time_of_append_is_stamped_and_told() {
             partition.max_timestamp().await,
             Ok(Some((Offset(0), stamped)))
         );
+    });
+}
+
+/// The first batch with what is looked for says that all of it is older.
+#[test]
+fn damage_in_the_header_of_a_batch_that_is_passed_over_is_an_error() {
+    /// Where a header has its highest timestamp: the first of these bytes.
+    const MAX_TIMESTAMP_AT: u64 = 35;
+    run(async {
+        let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+        let (log, _events) = start(&fs, options()).await;
+        let partition = log.open_partition(spec(Flush::Os)).await.unwrap();
+        for stamp in [1 << 40, 2 << 40] {
+            let batch = batch_of(&[(b"v".to_vec(), stamp)], None, Codec::None);
+            let ticket = partition.append(append(batch)).await.unwrap();
+            ticket.await.unwrap();
+        }
+        let look = || partition.find_timestamp(TimestampMs(1 << 40));
+        let found = Some((Offset(0), TimestampMs(1 << 40)));
+        assert_eq!(look().await, Ok(found));
+        let topic = partition_id(0).topic;
+        let id = segment_spec(0, 0).id.0;
+        let path = format!("/log/partitions/{topic}/0/{:020}-{id}.log", 0);
+        let file = fs.open(path.as_ref(), OpenMode::ReadWrite).unwrap();
+        file.write_all_vectored_at(&[IoSlice::new(&[0; 4])], MAX_TIMESTAMP_AT)
+            .unwrap();
+        for result in [look().await, partition.max_timestamp().await] {
+            let base = Offset(0);
+            assert!(matches!(result, Err(ReadError::Damaged { base: at, .. }) if at == base));
+        }
     });
 }

@@ -576,3 +576,18 @@ proptest! {
         let _ = dump(&*fs, Path::new("/log"), &options, &mut |_| Ok(()));
     }
 }
+
+/// It is no damage by itself, but what it would tell is missing.
+#[test]
+fn checkpoint_that_is_gone_is_noted() {
+    for cleanly in [true, false] {
+        let fs = memory();
+        used(&fs, cleanly);
+        let checkpoint = PathBuf::from("/log/checkpoint");
+        fs.remove_file(&checkpoint).unwrap();
+        let (summary, findings) = check(&*fs);
+        assert_eq!((summary.damage, summary.notes), (0, 1));
+        let found = (&findings[0].path, &findings[0].problem);
+        assert_eq!(found, (&checkpoint, &Problem::NoCheckpoint));
+    }
+}
