@@ -1,4 +1,4 @@
-//! Admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`.
+//! Admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`, `/cluster/status`, `/cluster/nodes`.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -14,11 +14,12 @@ use mainstem_config::Config;
 use mainstem_env::{Env, Listener, Stream};
 use mainstem_log::Log;
 use mainstem_metadata::Metadata;
+use mainstem_record::BrokerId;
 use prometheus::{Registry, TextEncoder};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::{banner, banner::Addresses, openmetrics, process::ProcessMetrics};
+use crate::{banner, banner::Addresses, cluster_status, openmetrics, process::ProcessMetrics};
 
 /// What the endpoints look at.
 pub(crate) struct Admin {
@@ -68,6 +69,8 @@ pub(crate) async fn serve(listener: AdminListener, admin: Arc<Admin>, stop: Canc
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .route("/cluster/status", get(cluster_of))
+        .route("/cluster/nodes", get(nodes_of))
         .with_state(admin);
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = served.await {
@@ -133,6 +136,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> Response {
             "mqtt": admin.addresses.mqtt.to_string(),
             "mqtt_ws": admin.addresses.mqtt_ws.to_string(),
             "admin": admin.addresses.admin.to_string(),
+            "cluster": admin.addresses.cluster.map(|address| address.to_string()),
         },
         "topics": image.topics.len(),
         "partitions": admin.log.partitions().len(),
@@ -144,6 +148,21 @@ async fn status(State(admin): State<Arc<Admin>>) -> Response {
             "committed": metadata.committed,
         },
     });
+    as_json(&body)
+}
+
+async fn cluster_of(State(admin): State<Arc<Admin>>) -> Response {
+    let node = BrokerId(admin.config.node_id);
+    let (image, quorum) = (admin.metadata.image(), admin.metadata.status());
+    as_json(&cluster_status::status(node, &image, &quorum))
+}
+
+async fn nodes_of(State(admin): State<Arc<Admin>>) -> Response {
+    let (image, quorum) = (admin.metadata.image(), admin.metadata.status());
+    as_json(&cluster_status::nodes(&image, &quorum))
+}
+
+fn as_json(body: &serde_json::Value) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json")];
     (headers, format!("{body:#}\n")).into_response()
 }
@@ -187,6 +206,7 @@ mod tests {
             config,
             advertise: String::new(),
             addresses: Addresses {
+                cluster: None,
                 kafka: nowhere,
                 mqtt: nowhere,
                 mqtt_ws: nowhere,

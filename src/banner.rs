@@ -7,6 +7,8 @@ use mainstem_config::{Config, FlushPolicy};
 /// Where a node listens; ports are the real ones where 0 was asked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Addresses {
+    /// For other nodes, if there are to be any.
+    pub(crate) cluster: Option<SocketAddr>,
     pub(crate) kafka: SocketAddr,
     pub(crate) mqtt: SocketAddr,
     pub(crate) mqtt_ws: SocketAddr,
@@ -31,7 +33,7 @@ pub(crate) fn flush_policy(config: &Config) -> String {
 
 pub(crate) fn text(config: &Config, advertise: &str, addresses: &Addresses) -> String {
     let mut out = String::new();
-    let rows = [
+    let mut rows = vec![
         (
             "Kafka",
             format!("{}  (clients are told {advertise})", addresses.kafka),
@@ -48,6 +50,13 @@ pub(crate) fn text(config: &Config, advertise: &str, addresses: &Addresses) -> S
         ("Data", config.data_dir.display().to_string()),
         ("Flush", flush_policy(config)),
     ];
+    if let Some(address) = addresses.cluster {
+        let nodes = format!(
+            "{address}  (node {}; other nodes connect here)",
+            config.node_id
+        );
+        rows.insert(0, ("Cluster", nodes));
+    }
     // Writing to a string does not fail.
     let _ = writeln!(out, "\nMainstem {} is ready.\n", env!("CARGO_PKG_VERSION"));
     for (name, value) in rows {

@@ -23,6 +23,9 @@ pub(crate) enum Command {
     /// Work with configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Ask a running node what it knows of its cluster.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Look into the files of a node's log, whether the node runs or not. Nothing is changed.
     #[command(subcommand)]
     Log(LogCommand),
@@ -85,6 +88,30 @@ pub(crate) struct DumpArguments {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// The cluster in short: who leads the metadata, who votes, who is fenced.
+    ///
+    /// One line per value: name, then value. Exit codes: 0 shown, 1 the node cannot be asked, 2 a
+    /// wrong command line.
+    Status(AskArguments),
+    /// Every node, one per line as `name=value` pairs.
+    ///
+    /// `matched` is the last metadata entry that it holds; only the leader knows that of others. Exit
+    /// codes: 0 shown, 1 the node cannot be asked, 2 a wrong command line.
+    Nodes(AskArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AskArguments {
+    /// The admin address (`admin.listen`) of any node.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9404")]
+    pub(crate) admin: std::net::SocketAddr,
+    /// JSON instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Read a configuration file and report every unknown key and invalid value.
     Check {
@@ -103,6 +130,17 @@ pub(crate) struct ServeArguments {
     /// Directory of the node's data, made on the first start [default: ./data].
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// The id of this node in its cluster; fixed for the life of a data directory [default: 1].
+    #[arg(long, value_name = "N")]
+    node_id: Option<String>,
+    /// Where other nodes connect [default: nowhere, or 127.0.0.1:9301 with --cluster-seeds].
+    #[arg(long, value_name = "ADDRESS")]
+    cluster_listen: Option<String>,
+    /// Where the first nodes listen for each other, the same list on each; when all are started for
+    /// the first time they make the cluster, later nodes join through any of them. Where other
+    /// machines are among them, set cluster.secret too.
+    #[arg(long, value_name = "HOST:PORT,...")]
+    cluster_seeds: Option<String>,
     /// Where Kafka clients connect; port 0 takes a free one [default: 127.0.0.1:9092].
     #[arg(long, value_name = "ADDRESS")]
     kafka_listen: Option<String>,
@@ -143,6 +181,9 @@ impl ServeArguments {
             .map(|dir| dir.to_string_lossy().into_owned());
         let named = [
             ("data.dir", &data_dir),
+            ("node.id", &self.node_id),
+            ("cluster.listen", &self.cluster_listen),
+            ("cluster.seeds", &self.cluster_seeds),
             ("kafka.listen", &self.kafka_listen),
             ("mqtt.listen", &self.mqtt_listen),
             ("mqtt.ws.listen", &self.mqtt_ws_listen),

@@ -4,6 +4,9 @@
 mod admin;
 mod banner;
 mod cli;
+mod cluster;
+mod cluster_command;
+mod cluster_status;
 mod identity;
 mod log_command;
 mod logging;
@@ -20,6 +23,7 @@ fn main() -> ExitCode {
     match cli::Cli::parse().command {
         cli::Command::Serve(arguments) => serve_command(&arguments),
         cli::Command::Config(cli::ConfigCommand::Check { file }) => check_config(&file),
+        cli::Command::Cluster(command) => cluster_command::run(&command),
         cli::Command::Log(command) => log_command::run(&command),
     }
 }

@@ -1,7 +1,7 @@
 //! Wiring: the start of a node, and its drain.
 //!
-//! Start: data directory, metadata, log, broker, listeners. Drain, in this order: listeners stop
-//! accepting, protocols finish what they have, broker, log, metadata.
+//! Start: data directory, connections to other nodes, metadata, log, broker, listeners. Drain, in this order: listeners stop
+//! accepting, protocols finish what they have, broker, log, metadata, connections to other nodes.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use mainstem_config::Config;
 use mainstem_env::{Env, Listener};
 use mainstem_kafka::{KafkaDeps, KafkaError, KafkaProtocol};
 use mainstem_log::{Log, LogError, LogEvent, LogOptions};
-use mainstem_metadata::{Metadata, MetadataError, MetadataOptions, StoreKind};
+use mainstem_metadata::{Metadata, MetadataError};
 use mainstem_mqtt::{MqttDeps, MqttProtocol, Transport};
 use mainstem_net::{Bound, ListenerOptions, Listening, NetError, NetMetrics};
 use mainstem_record::BrokerId;
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, Admin, AdminListener},
     banner::{self, Addresses},
+    cluster::{Cluster, ClusterError, start_metadata},
     identity::{self, DataDirError},
     process::ProcessMetrics,
 };
@@ -33,6 +34,8 @@ use crate::{
 pub(crate) enum ServeError {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     #[error("log: {0}")]
@@ -65,6 +68,7 @@ struct Node {
     broker: Broker,
     log: Log,
     metadata: Metadata,
+    cluster: Option<Cluster>,
 }
 
 /// Runs a node until SIGTERM or SIGINT, then drains it.
@@ -95,15 +99,11 @@ async fn start(
 ) -> Result<Node, ServeError> {
     let began = env.now();
     let registry = Registry::new();
-    let options = MetadataOptions {
-        dir: config.data_dir.clone(),
-        node_id: identity.node_id,
-        store: StoreKind::RocksDb,
-    };
     // Addresses first: a port that is taken ends the start before anything is recovered.
     let bound = Listeners::bind(&env, &config).await?;
     let advertise = advertised(&config, bound.kafka.local_addr)?;
-    let metadata = Metadata::start(env.clone(), options).await?;
+    let cluster = Cluster::start(&env, &config, identity, &registry).await?;
+    let metadata = start_metadata(&env, &config, identity, cluster.as_ref()).await?;
     let (log, log_events) = start_log(&env, &config, &metadata, &registry).await?;
     let broker = Broker::start(BrokerDeps {
         env: env.clone(),
@@ -116,7 +116,7 @@ async fn start(
         directory_id: identity.directory_id,
     })
     .await?;
-    let addresses = bound.addresses()?;
+    let addresses = bound.addresses(cluster.as_ref())?;
     let advertise = format!("{}:{}", advertise.0, advertise.1);
     let admin = Arc::new(Admin {
         config: config.clone(),
@@ -144,6 +144,7 @@ async fn start(
         broker,
         log,
         metadata,
+        cluster,
     })
 }
 
@@ -187,8 +188,9 @@ impl Listeners {
         })
     }
 
-    fn addresses(&self) -> Result<Addresses, ServeError> {
+    fn addresses(&self, cluster: Option<&Cluster>) -> Result<Addresses, ServeError> {
         Ok(Addresses {
+            cluster: cluster.map(|cluster| cluster.listening),
             kafka: self.kafka.local_addr,
             mqtt: self.mqtt.local_addr,
             mqtt_ws: self.mqtt_ws.local_addr,
@@ -285,7 +287,8 @@ fn log_options(config: &Config) -> LogOptions {
 // === impl Node ===
 
 impl Node {
-    /// The written order: listeners, protocols, broker, log, metadata. Nothing is acknowledged that
+    /// The written order: listeners, protocols, broker, log, metadata, connections to other nodes.
+    /// Nothing is acknowledged that
     /// the next start would not find.
     async fn drain(self) {
         for listening in &self.listening {
@@ -310,6 +313,9 @@ impl Node {
         if let Err(error) = self.metadata.close().await {
             tracing::error!(%error, "the metadata did not close cleanly");
         }
+        if let Some(cluster) = self.cluster {
+            cluster.peers.close().await;
+        }
         self.admin_stop.cancel();
         tracing::info!("drained");
     }
@@ -318,7 +324,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use mainstem_env::{Fs, MemFs};
-    use mainstem_metadata::{Command, Identity};
+    use mainstem_metadata::{Command, Identity, MetadataOptions, StoreKind};
 
     use super::*;
 

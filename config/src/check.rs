@@ -17,14 +17,23 @@ pub(crate) fn check(config: &Config, places: &Places, errors: &mut Vec<ConfigErr
             problem,
         });
     };
-    let listeners = [
+    check_cluster(config, &mut fail);
+    let mut listeners = vec![
         ("kafka.listen", config.kafka_listen),
         ("mqtt.listen", config.mqtt_listen),
         ("mqtt.ws.listen", config.mqtt_ws_listen),
         ("admin.listen", config.admin_listen),
     ];
+    let clients = listeners.len();
+    // What protects it is the secret.
+    listeners.extend(
+        config
+            .cluster
+            .listen_address()
+            .map(|address| ("cluster.listen", address)),
+    );
     for (index, (key, address)) in listeners.iter().enumerate() {
-        if !config.insecure && !is_loopback(address) {
+        if index < clients && !config.insecure && !is_loopback(address) {
             fail(key, Problem::Exposed { address: *address });
         }
         let mut earlier = listeners.iter().take(index);
@@ -51,9 +60,60 @@ pub(crate) fn check(config: &Config, places: &Places, errors: &mut Vec<ConfigErr
     }
 }
 
+fn check_cluster(config: &Config, fail: &mut impl FnMut(&'static str, Problem)) {
+    let cluster = &config.cluster;
+    let Some(listen) = cluster.listen_address() else {
+        if cluster.advertise.is_some() {
+            fail("cluster.advertise", Problem::NotListening);
+        }
+        return;
+    };
+    if cluster.advertise.is_none() && listen.ip().is_unspecified() {
+        fail("cluster.listen", Problem::NotReachable { address: listen });
+    }
+    if cluster.secret.bytes().is_some() {
+        return;
+    }
+    let addresses = [("cluster.listen", listen.to_string())]
+        .into_iter()
+        .chain(
+            cluster
+                .seeds
+                .iter()
+                .map(|seed| ("cluster.seeds", seed.clone())),
+        )
+        .chain(
+            cluster
+                .advertise
+                .iter()
+                .map(|own| ("cluster.advertise", own.clone())),
+        );
+    for (key, address) in addresses {
+        if !is_loopback_text(&address) {
+            fail(key, Problem::SecretNeeded { address });
+        }
+    }
+}
+
+/// Whether a `host:port` is one of loopback whoever resolves it.
+fn is_loopback_text(text: &str) -> bool {
+    match text.parse() {
+        Ok(address) => is_loopback(&address),
+        Err(_) => text
+            .rsplit_once(':')
+            .is_some_and(|(host, _)| host.eq_ignore_ascii_case("localhost")),
+    }
+}
+
 /// Pairs of which the first must not exceed the second.
-fn bounds(config: &Config) -> [(&'static str, i128, &'static str, i128); 2] {
+fn bounds(config: &Config) -> [(&'static str, i128, &'static str, i128); 3] {
     [
+        (
+            "broker.heartbeat.interval.ms",
+            config.cluster.heartbeat_interval_ms.into(),
+            "broker.session.timeout.ms",
+            config.cluster.session_timeout_ms.into(),
+        ),
         (
             "group.min.session.timeout.ms",
             config.group.session_timeout_ms_min.into(),

@@ -54,6 +54,23 @@ pub enum Problem {
         /// The address.
         address: std::net::SocketAddr,
     },
+    /// Other machines reach nodes that prove nothing.
+    #[error("{address} is reachable from other machines: nodes there need cluster.secret")]
+    SecretNeeded {
+        /// The address.
+        address: String,
+    },
+    /// Nodes cannot connect to what would be advertised.
+    #[error(
+        "other nodes cannot connect to {address}: set cluster.advertise to the host:port they use"
+    )]
+    NotReachable {
+        /// The listening address.
+        address: std::net::SocketAddr,
+    },
+    /// There is nothing to advertise.
+    #[error("cluster.advertise needs cluster.listen or cluster.seeds")]
+    NotListening,
     /// Two listeners want the same address.
     #[error("{address} is already taken by {other}")]
     SameAddress {

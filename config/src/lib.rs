@@ -6,7 +6,7 @@
 //!   thing, ours begin with `mqtt.`, `kafka.` or `mainstem.`.
 //! - A **topic key** ([`TopicKey`]) is one config of a topic. Most have a broker synonym, the broker
 //!   key that holds the default of all topics.
-//! - Each key is written once, in the tables of `node.rs`, `kafka.rs`, `mqtt.rs`, `storage.rs` and
+//! - Each key is written once, in the tables of `node.rs`, `cluster.rs`, `kafka.rs`, `mqtt.rs`, `storage.rs` and
 //!   `topic.rs`. The structs, their defaults, the parsing, the answers to DescribeConfigs and the
 //!   reference file `config/mainstem.toml` all come from there and cannot disagree.
 //! - **Layers**: defaults, then the file (TOML; a table is a dot), then the environment
@@ -17,6 +17,7 @@
 //! except the reading of the file ([`load_file`]) and of the environment ([`process_env`]).
 
 mod check;
+mod cluster;
 mod error;
 mod file;
 mod kafka;
@@ -29,6 +30,7 @@ mod table;
 mod topic;
 mod value;
 
+pub use cluster::{ClusterConfig, ClusterSecret, ProcessRoles};
 pub use error::{ConfigError, ConfigErrors, Place, Problem};
 pub use kafka::{GroupConfig, KafkaConfig};
 pub use load::{ENV_PREFIX, FILE_BYTES_MAX, FileSource, Sources, load, load_file, process_env};

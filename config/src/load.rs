@@ -13,6 +13,7 @@ use crate::{
     file,
     node::Config,
     table::{BrokerKey, broker_key, broker_keys},
+    value::ConfigKind,
 };
 
 /// Every variable of the environment that begins so must be a key.
@@ -210,7 +211,11 @@ impl Loader {
                 self.places.insert(key.name, place);
             }
             Err(reason) => {
-                let value = value.to_owned();
+                // A secret that is too short is one all the same.
+                let value = match key.kind {
+                    ConfigKind::Password => "(not shown)".to_owned(),
+                    _ => value.to_owned(),
+                };
                 self.fail(name.to_owned(), place, Problem::Invalid { value, reason });
             }
         }

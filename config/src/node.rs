@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
+    cluster::ClusterConfig,
     kafka::{GroupConfig, KafkaConfig},
     mqtt::MqttConfig,
     storage::StorageConfig,
@@ -54,6 +55,8 @@ section! {
     also {
         /// The defaults of topic configs, for topics that do not override them.
         topic: TopicDefaults,
+        /// What concerns this node as one of several.
+        cluster: ClusterConfig,
         /// What concerns Kafka clients.
         kafka: KafkaConfig,
         /// What concerns consumer groups and their offsets.
@@ -81,7 +84,7 @@ impl Config {
 }
 
 /// Empty, or `host:port` with a port that one can connect to. IPv6 addresses are in brackets.
-fn is_advertisable(text: &str) -> bool {
+pub(crate) fn is_advertisable(text: &str) -> bool {
     if text.is_empty() {
         return true;
     }

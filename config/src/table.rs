@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use crate::{
-    kafka, mqtt,
+    cluster, kafka, mqtt,
     node::{self, Config},
     storage, topic,
     value::{Allowed, ConfigKind},
@@ -116,6 +116,7 @@ pub(crate) use {field, section};
 static KEYS: LazyLock<Vec<BrokerKey>> = LazyLock::new(|| {
     let defaults = Config::default();
     let mut keys = node::keys(&defaults);
+    keys.extend(cluster::keys(&defaults));
     keys.extend(kafka::keys(&defaults));
     keys.extend(kafka::group::keys(&defaults));
     keys.extend(mqtt::keys(&defaults));

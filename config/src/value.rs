@@ -202,6 +202,35 @@ impl Setting for Option<String> {
     }
 }
 
+/// Separated by commas; an empty text is no item.
+impl Setting for Vec<String> {
+    fn parse(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Self::new());
+        }
+        let items = text.split(',').map(|item| item.trim().to_owned());
+        Some(items.collect())
+    }
+
+    fn show(&self) -> String {
+        self.join(",")
+    }
+}
+
+/// An empty text is none.
+impl Setting for Option<SocketAddr> {
+    fn parse(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(None);
+        }
+        text.parse().ok().map(Some)
+    }
+
+    fn show(&self) -> String {
+        self.map(|address| address.to_string()).unwrap_or_default()
+    }
+}
+
 impl Setting for PathBuf {
     fn parse(text: &str) -> Option<Self> {
         (!text.is_empty()).then(|| Self::from(text))

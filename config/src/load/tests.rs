@@ -410,3 +410,48 @@ proptest! {
         prop_assert_eq!(result.expect("valid").kafka_listen, address);
     }
 }
+
+#[test]
+fn a_cluster_that_other_machines_reach_needs_a_secret_and_an_address() {
+    let wrong = |pairs: &[(&str, &str)]| load(flags(pairs)).expect_err("wrong").to_string();
+    let secret = "0123456789abcdef";
+    let seeds = ("cluster.seeds", "10.0.0.1:9301,10.0.0.2:9301");
+    assert!(wrong(&[seeds]).contains("cluster.secret"));
+    assert!(wrong(&[("cluster.listen", "10.0.0.1:9301")]).contains("cluster.secret"));
+    let all = [
+        ("cluster.listen", "0.0.0.0:9301"),
+        ("cluster.secret", secret),
+    ];
+    assert!(wrong(&all).contains("cluster.advertise"));
+    assert!(wrong(&[("cluster.advertise", "a:1")]).contains("cluster.listen"));
+    for seeds in ["a", "a:0", "a:1,a:1", "a:1,", &"a:1,".repeat(16)] {
+        assert!(
+            wrong(&[("cluster.seeds", seeds)]).contains("cluster.seeds"),
+            "{seeds}"
+        );
+    }
+    let good = [
+        seeds,
+        ("cluster.secret", secret),
+        ("cluster.listen", "0.0.0.0:9301"),
+        ("cluster.advertise", "node-1:9301"),
+        ("process.roles", "broker"),
+    ];
+    let cluster = load(flags(&good)).expect("good").cluster;
+    assert_eq!(cluster.seeds, ["10.0.0.1:9301", "10.0.0.2:9301"]);
+    assert_eq!(cluster.secret.bytes(), Some(secret.as_bytes()));
+    let local = [("cluster.seeds", "localhost:9301,127.0.0.2:9301,[::1]:9301")];
+    let cluster = load(flags(&local)).expect("loopback").cluster;
+    assert_eq!(cluster.listen_address(), Some(crate::value::loopback(9301)));
+    assert_eq!(Config::default().cluster.listen_address(), None);
+}
+
+#[test]
+fn the_secret_is_shown_nowhere() {
+    let secret = "0123456789abcdef";
+    let config = load(flags(&[("cluster.secret", secret)])).expect("good");
+    assert!(!format!("{config:?}").contains(secret));
+    assert_eq!(config.value_of("cluster.secret").as_deref(), Some(""));
+    let short = load(flags(&[("cluster.secret", "hunter2")])).expect_err("short");
+    assert!(!short.to_string().contains("hunter2"), "{short}");
+}

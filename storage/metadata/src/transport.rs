@@ -1,8 +1,10 @@
 //! How nodes of the metadata quorum reach each other: request and answer, bodies opaque.
 //!
-//! The binary implements [`Transport`] by its inter-node connections, tests by a network in memory.
+//! [`PeersTransport`] are the binary's connections between nodes; tests have a network in memory.
 //! Authentication, framing and the bound of a frame are the transport's; what a body says and whether
 //! its sender may say it is decided in [`crate::raft`] and [`crate::cluster`].
+
+mod peers;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,8 +13,25 @@ use mainstem_env::BoxFuture;
 use mainstem_record::BrokerId;
 use uuid::Uuid;
 
+pub use self::peers::PeersTransport;
+
 /// Bytes of the largest body, request or answer. A transport must carry it.
 pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What a request is for, as far as a transport cares: which of them wait behind which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Votes and what precedes them.
+    Vote,
+    /// Entries of the log and heartbeats.
+    Append,
+    /// Chunks of snapshots: large and not urgent.
+    Snapshot,
+    /// Commands and reads that are forwarded to the leader.
+    Propose,
+    /// Who belongs to the cluster.
+    Join,
+}
 
 /// Connections to the other nodes. Ordering between calls is not needed.
 pub trait Transport: Send + Sync {
@@ -20,6 +39,7 @@ pub trait Transport: Send + Sync {
     fn call(
         &self,
         to: BrokerId,
+        purpose: Purpose,
         body: Bytes,
         limit: Duration,
     ) -> BoxFuture<'_, Result<Bytes, CallError>>;
@@ -27,6 +47,7 @@ pub trait Transport: Send + Sync {
     fn ask<'a>(
         &'a self,
         address: &'a str,
+        purpose: Purpose,
         body: Bytes,
         limit: Duration,
     ) -> BoxFuture<'a, Result<Bytes, CallError>>;
@@ -65,9 +86,10 @@ pub enum CallError {
     /// The other side said no; nothing was done.
     #[error("refused: {0}")]
     Refused(String),
-    /// The other side belongs to another cluster; nothing was done.
-    #[error("refused: {0}")]
-    OtherCluster(String),
+    /// The two nodes do not go together: another cluster, secret or version, or the same node id
+    /// twice. Nothing was done, and waiting does not help.
+    #[error("{0}")]
+    Never(String),
     /// The address is this very node's.
     #[error("the address is this node's own")]
     Myself,

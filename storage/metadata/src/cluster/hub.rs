@@ -412,7 +412,7 @@ impl Handler for Hub {
 fn silence(error: LinkError) -> Silence {
     match error {
         LinkError::Call(CallError::Myself) => Silence::Myself,
-        LinkError::Call(CallError::OtherCluster(why)) => Silence::Refused(why),
+        LinkError::Call(CallError::Never(why)) => Silence::Refused(why),
         error => Silence::Unreachable(error.to_string()),
     }
 }

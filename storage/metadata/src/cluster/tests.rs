@@ -18,7 +18,7 @@ use crate::{
     Applied, Command, Metadata, MetadataError, MetadataOptions, ProposeError, StoreKind,
     Unavailability,
     store::MemoryDisk,
-    transport::{CallError, Handler, PeerName, Transport},
+    transport::{CallError, Handler, PeerName, Purpose, Transport},
 };
 
 /// No test waits longer for anything.
@@ -156,6 +156,7 @@ impl Transport for Wire {
     fn call(
         &self,
         to: BrokerId,
+        _purpose: Purpose,
         body: Bytes,
         limit: Duration,
     ) -> BoxFuture<'_, Result<Bytes, CallError>> {
@@ -173,6 +174,7 @@ impl Transport for Wire {
     fn ask<'a>(
         &'a self,
         address: &'a str,
+        _purpose: Purpose,
         body: Bytes,
         limit: Duration,
     ) -> BoxFuture<'a, Result<Bytes, CallError>> {

@@ -12,7 +12,8 @@ use openraft::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Metrics, NodeId, QuorumNode, RaftLog, wire::Kind};
+use super::{Metrics, NodeId, QuorumNode, RaftLog, network::broker, wire::Kind};
+use crate::quorum::{QuorumMember, QuorumStatus};
 
 /// Nodes of a cluster.
 const NODES_MAX: usize = 1000;
@@ -174,6 +175,30 @@ impl RaftLog {
         tracing::info!(?chosen, "nodes become voters of the metadata quorum");
         if let Err(why) = self.change(ChangeMembers::AddVoterIds(chosen)).await {
             tracing::warn!(%why, "voters not added; tried again");
+        }
+    }
+
+    /// The quorum as this node sees it.
+    pub(super) fn quorum_status(&self) -> QuorumStatus {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow();
+        let membership = &metrics.membership_config;
+        let voters: Vec<NodeId> = membership.voter_ids().collect();
+        let members = membership.nodes().map(|(id, node)| {
+            let progress = metrics.replication.as_ref().and_then(|all| all.get(id));
+            QuorumMember {
+                node: broker(*id),
+                address: node.addr.clone(),
+                voter: voters.contains(id),
+                controller: node.controller,
+                matched: progress.map(|matched| matched.map_or(0, |id| id.index)),
+            }
+        });
+        QuorumStatus {
+            leader: metrics.current_leader.map(broker),
+            term: metrics.current_term,
+            applied: metrics.last_applied.map_or(0, |id| id.index),
+            members: members.collect(),
         }
     }
 

@@ -110,7 +110,9 @@ impl Links {
     ) -> Result<A, LinkError> {
         let transport = self.transport.as_ref().ok_or(LinkError::Alone)?;
         let body = wire::request(kind, &self.cluster_id(), question, raw)?;
-        let answer = transport.call(broker(to), body, limit).await?;
+        let answer = transport
+            .call(broker(to), kind.purpose(), body, limit)
+            .await?;
         Ok(wire::read_answer(&answer)?)
     }
 
@@ -124,7 +126,7 @@ impl Links {
     ) -> Result<A, LinkError> {
         let transport = self.transport.as_ref().ok_or(LinkError::Alone)?;
         let body = wire::request(kind, &self.cluster_id(), question, &[])?;
-        let answer = transport.ask(address, body, limit).await?;
+        let answer = transport.ask(address, kind.purpose(), body, limit).await?;
         Ok(wire::read_answer(&answer)?)
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     command::{Applied, ApplyError, Command, Envelope},
     error::{MetadataError, ProposeError, StoreError, Unavailability},
     log::MetadataLog,
-    quorum::{Leadership, QuorumMember, QuorumStatus},
+    quorum::{Leadership, QuorumStatus},
     service::MetadataHealth,
     store::{Store, on_store},
     transport::CallError,
@@ -226,13 +226,14 @@ impl RaftLog {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Whether this node leads and a majority has answered it lately.
+    /// Whether this node leads and a majority has answered it lately. One that led before it was
+    /// started again believes at first that it still does.
     pub(super) fn is_heard(&self, metrics: &Metrics) -> bool {
         metrics.state == ServerState::Leader
             && (is_sole_voter(metrics, self.node)
                 || metrics
                     .millis_since_quorum_ack
-                    .is_none_or(|ms| ms < QUORUM_SILENCE_MS_MAX))
+                    .is_some_and(|ms| ms < QUORUM_SILENCE_MS_MAX))
     }
 
     fn route(&self) -> Route {
@@ -422,26 +423,7 @@ impl MetadataLog for RaftLog {
     }
 
     fn status(&self) -> QuorumStatus {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let membership = &metrics.membership_config;
-        let voters: Vec<NodeId> = membership.voter_ids().collect();
-        let members = membership.nodes().map(|(id, node)| {
-            let progress = metrics.replication.as_ref().and_then(|all| all.get(id));
-            QuorumMember {
-                node: broker(*id),
-                address: node.addr.clone(),
-                voter: voters.contains(id),
-                controller: node.controller,
-                matched: progress.map(|matched| matched.map_or(0, |id| id.index)),
-            }
-        });
-        QuorumStatus {
-            leader: metrics.current_leader.map(broker),
-            term: metrics.current_term,
-            applied: metrics.last_applied.map_or(0, |id| id.index),
-            members: members.collect(),
-        }
+        self.quorum_status()
     }
 
     fn health(&self) -> MetadataHealth {

@@ -11,7 +11,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::transport::BODY_BYTES_MAX;
+use crate::transport::{BODY_BYTES_MAX, Purpose};
 
 /// The version that this build speaks.
 pub(crate) const WIRE_VERSION: u8 = 1;
@@ -99,6 +99,17 @@ impl Kind {
         kinds
             .find(|kind| kind.code() == code)
             .ok_or(WireError::Kind(code))
+    }
+
+    /// What it is to the transport.
+    pub(crate) fn purpose(self) -> Purpose {
+        match self {
+            Self::Vote | Self::PreVote => Purpose::Vote,
+            Self::Append => Purpose::Append,
+            Self::Snapshot => Purpose::Snapshot,
+            Self::Propose | Self::ReadIndex => Purpose::Propose,
+            Self::Hello | Self::Found | Self::Join => Purpose::Join,
+        }
     }
 
     /// Whether a node that belongs to no cluster yet may ask it.
