@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use openraft::{ServerState, storage::RaftLogStorage};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use super::{
     LogId, Metrics, NodeId, RaftLog,
@@ -139,24 +140,24 @@ impl RaftLog {
             .copied()
             .filter(|id| *id != self.node)
             .collect();
-        let asked: Vec<_> = others
-            .into_iter()
-            .map(|id| {
-                let links = self.links.clone();
-                let answer = self.env.start("metadata-pre-vote", async move {
-                    let question = PreVote { last };
-                    let asked = links.call(id, Kind::PreVote, &question, PRE_VOTE_MAX);
-                    asked.await.unwrap_or(false)
-                });
-                (id, answer)
-            })
-            .collect();
+        let (answered, mut answers) = mpsc::channel(others.len().max(1));
+        for id in others {
+            let (links, answered) = (self.links.clone(), answered.clone());
+            self.env.spawn("metadata-pre-vote", async move {
+                let question = PreVote { last };
+                let asked = links.call(id, Kind::PreVote, &question, PRE_VOTE_MAX);
+                let grants = asked.await.unwrap_or(false);
+                // Nobody waits once there is a majority.
+                let _ = answered.send((id, grants)).await;
+            });
+        }
+        drop(answered);
         let mut granted = BTreeSet::from([self.node]);
-        for (id, answer) in asked {
-            if is_majority(voters, &granted) {
-                break;
-            }
-            if answer.await.unwrap_or(false) {
+        // In the order in which they come: who is gone says nothing for long.
+        while !is_majority(voters, &granted)
+            && let Some((id, grants)) = answers.recv().await
+        {
+            if grants {
                 granted.insert(id);
             }
         }
@@ -169,7 +170,8 @@ impl RaftLog {
         Some(state.last_log_id)
     }
 
-    /// Whether this node would vote for a log that ends at `last`.
+    /// Whether this node will vote for a log that ends at `last`; it does not seek votes itself for
+    /// a while then.
     pub(super) async fn grants(&self, last: Option<LogId>) -> bool {
         let leads = {
             let metrics = self.raft.metrics();
@@ -179,9 +181,14 @@ impl RaftLog {
         if leads || self.election.lock().hears(self.env.now()) {
             return false;
         }
-        self.last_log_id()
-            .await
-            .is_some_and(|ours| would_vote(last, ours))
+        let ours = self.last_log_id().await;
+        let grants = ours.is_some_and(|ours| would_vote(last, ours));
+        if grants {
+            // Two that seek votes at once split them.
+            let random = self.env.random_u64();
+            self.election.lock().sought(self.env.now(), random);
+        }
+        grants
     }
 
     /// Whether this node follows a leader that it has not heard for long.

@@ -11,8 +11,11 @@ use super::{LogId, NodeId};
 
 /// Raft's heartbeat.
 pub(super) const HEARTBEAT_MS: u64 = 100;
-/// A leader that was heard within this time is not deposed (openraft's lease is the same).
+/// A leader that was heard within this time is not deposed.
 pub(super) const LEASE_MS: u64 = 500;
+/// openraft's own lease, counted from when it has stored what a leader sent. Shorter, so that a vote
+/// that was promised here is given there.
+pub(super) const RAFT_LEASE_MS: u64 = 400;
 /// The random part of the time until votes are sought.
 const SPREAD_MS: u64 = 300;
 
@@ -44,7 +47,7 @@ impl Election {
         }
     }
 
-    /// Votes were sought; next time after a pause.
+    /// Votes were sought, or one was promised to another node; next time after a pause.
     pub(super) fn sought(&mut self, now: Duration, random: u64) {
         self.due = now + LEASE / 2 + spread(random);
     }

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use super::{
     Metrics, NodeId, Published, QuorumNode,
-    election::{Election, HEARTBEAT_MS, LEASE_MS},
+    election::{Election, HEARTBEAT_MS, LEASE_MS, RAFT_LEASE_MS},
     log_store::LogStore,
     network::{LinkError, Links, SNAPSHOT_CHUNK_MS, broker},
     runtime::EnvRaft,
@@ -467,9 +467,9 @@ fn config() -> Result<Config, MetadataError> {
     let config = Config {
         cluster_name: "mainstem".to_owned(),
         heartbeat_interval: HEARTBEAT_MS,
-        election_timeout_min: LEASE_MS - 1,
+        election_timeout_min: RAFT_LEASE_MS - 1,
         // Also the lease within which openraft gives no vote against a leader.
-        election_timeout_max: LEASE_MS,
+        election_timeout_max: RAFT_LEASE_MS,
         // Votes are sought by `drive`, after others were asked.
         enable_elect: false,
         install_snapshot_timeout: SNAPSHOT_CHUNK_MS,
