@@ -64,6 +64,15 @@ impl TailCache {
         }
     }
 
+    /// Lets go what begins at or above `end`.
+    pub(crate) fn cut(&mut self, end: Offset) {
+        let stays = self.batches.partition_point(|cached| cached.base < end);
+        self.batches.truncate(stays);
+        if self.batches.is_empty() {
+            self.batches = VecDeque::new();
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.batches = VecDeque::new();
     }

@@ -15,12 +15,14 @@ use crate::{
     append::{Ack, Append, AppendTicket, Appended, Qos2Id, ReplicaAppend, TicketSender},
     dedupe::{Dedupe, qos2_of},
     error::{AppendError, LogError, PartitionError},
-    event::{ShardFailure, ShardHealth},
+    event::{PartitionFailure, ShardFailure, ShardHealth},
     options::LogOptions,
     planted::{Bug, planted},
+    recovery::Rebuilt,
     segment::Segment,
     shared::{Shared, Status},
     spec::{Ends, PartitionSettings, Role},
+    syncer::CutSender,
 };
 
 /// What a waiting append costs besides its bytes, so that empty ones are bounded too.
@@ -115,6 +117,14 @@ pub(crate) enum Control {
     Memory(oneshot::Sender<Option<Arc<Dedupe>>>),
     /// Take that over.
     InstallMemory(Box<Dedupe>, oneshot::Sender<Result<(), PartitionError>>),
+    /// Forget what lies above the cut, and say so in the journal. Nothing is written until
+    /// [`Control::Recut`].
+    Cut(Cut, CutSender),
+    /// The file is cut: go on.
+    Recut(
+        Result<Box<Rebuilt>, PartitionFailure>,
+        oneshot::Sender<Result<(), PartitionError>>,
+    ),
     /// Do this from here on.
     Role(Role, oneshot::Sender<Result<Ends, PartitionError>>),
     /// Go on in the same segment.
@@ -124,6 +134,15 @@ pub(crate) enum Control {
     Settings(PartitionSettings, oneshot::Sender<()>),
     /// Forget the partition.
     Remove(oneshot::Sender<()>),
+}
+
+/// Where the active segment is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cut {
+    pub(crate) segment: SegmentId,
+    /// As offset and as position in its file.
+    pub(crate) end: Offset,
+    pub(crate) position: u64,
 }
 
 /// The change from one segment to the next.

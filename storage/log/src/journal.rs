@@ -13,7 +13,9 @@
 //!   older half are synced in place in the background; if there is no room at all, rounds are synced
 //!   in place: nobody waits for the ring.
 //! - **Notes** are entries without payload: they say up to where a segment was synced in place.
-//!   They are written and not synced, for the start after a process that was killed.
+//!   They are written and not synced, for the start after a process that was killed. Nothing that an
+//!   earlier record has of the segment lies above its note, unless the segment was **cut** there:
+//!   that note is synced before the file is cut, and replay leaves out what was cut.
 //!
 //! # Invariants
 //! - Rounds are strictly one after the other, and each is synced: so at most the newest record with
@@ -26,8 +28,9 @@
 //!   then the ring is emptied. One with bytes that could not be written to their segment is moved to
 //!   the trash as it is: it may have the only copy.
 //! - **Ids of segments are never used again**, also not after the segment was dropped or a compacted
-//!   one took its place, and what was acknowledged at a position of a segment never changes. Replay
-//!   depends on it: it writes to whatever file has the id, and may do so again at a later start.
+//!   one took its place, and what was acknowledged at a position of a segment never changes, unless
+//!   it was cut off. Replay depends on it: it writes to whatever file has the id, and may do so again
+//!   at a later start.
 //!
 //! The file begins with two slots that tell which records are its own (`header.rs`), then come
 //! records (`record.rs`) round and round (`ring.rs`). `<dir>/journal/<shard>.ring` is made when the
@@ -114,6 +117,8 @@ pub(crate) struct Round {
     pub(crate) jobs: Vec<JournalJob>,
     pub(crate) notes: Vec<Entry>,
     pub(crate) place: RecordPlace,
+    /// The notes must be on stable storage before it counts as done.
+    pub(crate) sync_notes: bool,
 }
 
 /// Who writes a record.
@@ -218,9 +223,14 @@ impl Journal {
     /// Begins to write a record; what has payload, or makes room, is synced. [`By::Shard`] blocks
     /// until that is over; [`Journal::done`] tells how it went, either way.
     pub(crate) fn write(&mut self, round: Round, by: By, now: Duration) {
-        let Round { jobs, notes, place } = round;
+        let Round {
+            jobs,
+            notes,
+            place,
+            sync_notes,
+        } = round;
         let RecordPlace { place, trim } = place;
-        let syncs = !jobs.is_empty() || notes.is_empty();
+        let syncs = sync_notes || !jobs.is_empty() || notes.is_empty();
         let mut entries = notes;
         let mut marks = Vec::with_capacity(jobs.len());
         let mut payloads = vec![Payloads::new(); entries.len()];

@@ -141,6 +141,7 @@ impl Log {
         let tools = Tools {
             alarm: Arc::new(alarm),
             damages: Arc::new(Damages::new(metrics.damaged_segments.clone())),
+            checkpoint: checkpoint.clone(),
             env,
             options,
             files,

@@ -1,6 +1,7 @@
 //! The handle of a partition.
 
 mod chain;
+mod cut;
 mod estimate;
 mod matching;
 mod memory;
@@ -18,6 +19,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use crate::{
     active::Frozen,
     append::{Append, AppendTicket},
+    checkpoint::Checkpoint,
     compact::{CompactError, CompactOptions, Compaction},
     damage::Damages,
     error::{AppendError, PartitionError, ReadError},
@@ -50,6 +52,7 @@ pub(crate) struct Tools {
     pub(crate) metrics: Metrics,
     pub(crate) alarm: Arc<SpaceAlarm>,
     pub(crate) damages: Arc<Damages>,
+    pub(crate) checkpoint: Arc<Checkpoint>,
     /// Bounds the threads that read files: syncs need some of the same pool.
     pub(crate) readers: Arc<Semaphore>,
 }

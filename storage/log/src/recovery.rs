@@ -11,6 +11,7 @@
 //! Everything here blocks.
 
 mod active;
+mod cut;
 mod replaced;
 mod sealed;
 
@@ -26,6 +27,7 @@ use mainstem_record::Offset;
 use parking_lot::RwLock;
 
 pub(crate) use active::create_active;
+pub(crate) use cut::{Rebuilt, rebuild};
 
 use crate::{
     active::Active,

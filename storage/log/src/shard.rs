@@ -328,6 +328,10 @@ impl Shard {
             Control::InstallMemory(memory, reply) => {
                 let _ = reply.send(writer.install_memory(*memory));
             }
+            Control::Cut(cut, reply) => writer.cut(core, cut, reply),
+            Control::Recut(rebuilt, reply) => {
+                let _ = reply.send(writer.recut(core, rebuilt));
+            }
             Control::Role(role, reply) => {
                 let _ = reply.send(writer.set_role(core, role));
             }
@@ -422,6 +426,10 @@ impl Shard {
         for writer in self.writers.iter_mut().flatten() {
             writer.fail_all(&mut self.core, PartitionError::ShardFailed);
             writer.shared.wake();
+        }
+        let cuts = self.core.syncs.cuts.drain(..).map(|(_, reply)| reply);
+        for reply in cuts.chain(self.rounds.cutting.drain(..)) {
+            let _ = reply.send(Err(PartitionError::ShardFailed));
         }
         self.core.tell(LogEvent::ShardFailed { shard, failure });
     }

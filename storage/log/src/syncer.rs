@@ -16,6 +16,8 @@ use mainstem_record::{Offset, SegmentId};
 use tokio::sync::oneshot;
 
 use crate::{
+    error::PartitionError,
+    journal::Entry,
     planted::{Bug, planted},
     segment::Segment,
 };
@@ -55,6 +57,9 @@ pub(crate) enum SyncKind {
     InPlace,
 }
 
+/// Who waits until the journal has noted a cut.
+pub(crate) type CutSender = oneshot::Sender<Result<(), PartitionError>>;
+
 /// Which partitions of a shard want a sync, now or later. An entry may be out of date: the
 /// partition knows.
 #[derive(Default)]
@@ -63,6 +68,8 @@ pub(crate) struct SyncQueue {
     pub(crate) in_place: Vec<usize>,
     /// Partitions that were synced in place, which the journal should note.
     pub(crate) notes: Vec<usize>,
+    /// Segments that are cut, which the journal must note before their files are.
+    pub(crate) cuts: Vec<(Entry, CutSender)>,
     /// The nearest deadline first; each partition has its own interval.
     armed: BinaryHeap<Reverse<(Duration, usize)>>,
 }

@@ -11,6 +11,7 @@
 
 mod commit;
 mod control;
+mod cut;
 mod durable;
 mod point;
 mod replica;
@@ -52,6 +53,8 @@ pub(crate) struct Writer {
     role: Role,
     /// The active segment; without one, the gate is closed.
     active: Option<Active>,
+    /// The active segment while its file is being cut.
+    cutting: Option<Active>,
     gate: Gate,
     staged: Staged,
     /// Who waits for a sync, in order.
@@ -158,6 +161,7 @@ impl Writer {
             settings,
             role,
             active,
+            cutting: None,
             gate,
             staged: Staged::default(),
             waiters: VecDeque::new(),

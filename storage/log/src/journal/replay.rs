@@ -42,6 +42,8 @@ pub(crate) struct Piece {
     /// Where in the ring, in bytes.
     pub(crate) at: u64,
     pub(crate) entry: Entry,
+    /// How much of it still counts, in bytes: the segment may have been cut.
+    pub(crate) kept: u32,
 }
 
 /// Which segment, and where its file is.
@@ -163,6 +165,7 @@ pub(crate) fn look_at_ring(
     };
     let found = scan::find(&*file, header.ring, header.bytes).map_err(io)?;
     let live = scan::live(found).map_err(|lost| hole(lost.sequence, lost.position))?;
+    let mut points = BTreeMap::new();
     for found in &live.records {
         let record = scan::read(&*file, found.position, &found.head, header.bytes);
         let (head, entries) = record
@@ -180,18 +183,33 @@ pub(crate) fn look_at_ring(
                 offset: entry.end,
                 position: entry.position + u64::from(entry.length),
             };
-            let newest = plan.points.entry(entry.partition).or_insert(point);
-            if newest.offset <= point.offset {
-                *newest = point;
-            }
+            // The last one counts: what was synced before may have been cut.
+            points.insert(entry.partition, point);
+            let target = (entry.partition, entry.segment, entry.base);
             if entry.length > 0 {
-                let target = (entry.partition, entry.segment, entry.base);
                 plan.pieces.entry(target).or_default().push(piece);
+            } else if let Some(pieces) = plan.pieces.get_mut(&target) {
+                cut(pieces, entry.position);
             }
+        }
+    }
+    for (id, point) in points {
+        let newest = plan.points.entry(id).or_insert(point);
+        if newest.offset <= point.offset {
+            *newest = point;
         }
     }
     let path = path.to_owned();
     Ok(Some(RingFile { path, file, header }))
+}
+
+/// A note has said that the segment ends at `position`, so far: what was written above it was cut.
+fn cut(pieces: &mut Vec<Piece>, position: u64) {
+    for piece in pieces.iter_mut() {
+        let room = position.saturating_sub(piece.entry.position);
+        piece.kept = piece.kept.min(u32::try_from(room).unwrap_or(u32::MAX));
+    }
+    pieces.retain(|piece| piece.kept > 0);
 }
 
 /// The payloads of the record at `position`, one for each of its entries.
@@ -206,6 +224,7 @@ pub(super) fn pieces_of(
             file: file.clone(),
             at,
             entry,
+            kept: entry.length,
         };
         at += u64::from(entry.length);
         piece
@@ -213,6 +232,11 @@ pub(super) fn pieces_of(
 }
 
 impl Piece {
+    /// Where in the segment's file the part of it ends that counts.
+    pub(crate) fn end(&self) -> u64 {
+        self.entry.position + u64::from(self.kept)
+    }
+
     /// Whether the payload is as it was written.
     pub(crate) fn is_good(&self) -> io::Result<bool> {
         let mut payload = vec![0; self.entry.length as usize];
@@ -283,6 +307,7 @@ fn apply_to(
             file: ring,
             at,
             entry,
+            kept,
         } = piece;
         let mut payload = vec![0; entry.length as usize];
         ring.read_exact_at(&mut payload, *at).map_err(io)?;
@@ -310,9 +335,10 @@ fn apply_to(
                 continue;
             }
         }
+        payload.truncate(*kept as usize);
         file.write_all_vectored_at(&[IoSlice::new(&payload)], position)
             .map_err(io)?;
-        length = length.max(position + u64::from(entry.length));
+        length = length.max(piece.end());
     }
     if planted(Bug::NoSyncOfReplay) {
         return Ok(());

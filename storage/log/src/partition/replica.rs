@@ -93,6 +93,22 @@ impl Partition {
         self.step(chain::Step { sealed, next }).await
     }
 
+    /// Cuts the active segment to `end` (R33), as a follower or fenced: what lies above is gone, also
+    /// from what is remembered of producers and QoS 2 sessions, and stays gone after a crash. A
+    /// [`Partition::seal_begin`] before it does not count any more.
+    ///
+    /// # Errors
+    /// [`PartitionError::CannotCut`] if no batch ends at `end`, it is above the log end, or below
+    /// what was committed here: such a copy must be dropped. [`PartitionError::Leading`];
+    /// [`PartitionError::Failed`] if the file could not be cut. Otherwise nothing was changed.
+    pub async fn cut(&self, end: Offset) -> Result<(), PartitionError> {
+        let inner = self.inner.clone();
+        let work = async move { super::cut::cut(&inner, end).await };
+        super::to_its_end(&self.inner.tools.env, "log-cut", work)
+            .await
+            .unwrap_or(Err(PartitionError::Closed))
+    }
+
     /// Whether [`Partition::install_memory`] must be called before anything is appended: this node
     /// has not what came before the active segment.
     pub fn needs_memory(&self) -> bool {

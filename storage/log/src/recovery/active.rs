@@ -156,7 +156,7 @@ fn active_segment(
 }
 
 /// The recovery point of the segment, if there is a good one.
-fn read_point(
+pub(super) fn read_point(
     options: &RecoverOptions,
     path: &Path,
     spec: &SegmentSpec,

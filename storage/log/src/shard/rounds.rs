@@ -11,7 +11,7 @@ use crate::{
     inbox::FailureReports,
     journal::{self, By, ENTRIES_MAX, Entry, Journal, RingFile, Round, RoundDone},
     planted::{Bug, planted},
-    syncer::{self, SyncDone, SyncKind},
+    syncer::{self, CutSender, SyncDone, SyncKind},
 };
 
 /// Segments that are synced together to make room in the journal.
@@ -38,6 +38,8 @@ pub(super) struct Rounds {
     making: Option<oneshot::Receiver<io::Result<RingFile>>>,
     /// Until then it is not tried again.
     make_after: Duration,
+    /// Who waits for the record that says that their segments are cut.
+    pub(super) cutting: Vec<CutSender>,
     /// The last record of the journal held a single append.
     lone: bool,
     /// It took no longer than [`QUICK`].
@@ -66,6 +68,7 @@ impl Rounds {
             trim: None,
             making: None,
             make_after: Duration::ZERO,
+            cutting: Vec::new(),
             lone: false,
             quick: false,
             used_bytes: 0,
@@ -278,7 +281,14 @@ impl Shard {
     fn start_journal_round(&mut self) {
         let core = &mut self.core;
         let idle = core.journal.as_ref().is_some_and(|j| !j.is_writing());
-        if !idle || (core.syncs.journal.is_empty() && core.syncs.notes.is_empty()) {
+        if !idle {
+            return;
+        }
+        if let Some(round) = self.cut_round() {
+            return self.write_journal(round);
+        }
+        let core = &mut self.core;
+        if core.syncs.journal.is_empty() && core.syncs.notes.is_empty() {
             return;
         }
         let (picked, payload) = self.pick();
@@ -303,7 +313,12 @@ impl Shard {
                         .journal_job(core, sequence)
                 })
                 .collect();
-            round = Some(Round { jobs, notes, place });
+            round = Some(Round {
+                jobs,
+                notes,
+                place,
+                sync_notes: false,
+            });
         } else if let Some(place) = journal.place_trim() {
             for slot in picked.into_iter().rev() {
                 if let Some(Some(writer)) = self.writers.get_mut(slot) {
@@ -312,7 +327,12 @@ impl Shard {
                 }
             }
             let (jobs, notes) = (Vec::new(), Vec::new());
-            round = Some(Round { jobs, notes, place });
+            round = Some(Round {
+                jobs,
+                notes,
+                place,
+                sync_notes: false,
+            });
         } else {
             for slot in picked {
                 if let Some(Some(writer)) = self.writers.get_mut(slot) {
@@ -323,6 +343,30 @@ impl Shard {
         if let Some(round) = round {
             self.write_journal(round);
         }
+    }
+
+    /// The record that says which segments are cut, or one that makes room for it.
+    fn cut_round(&mut self) -> Option<Round> {
+        let cuts = &mut self.core.syncs.cuts;
+        let journal = self.core.journal.as_mut().filter(|_| !cuts.is_empty())?;
+        let count = cuts.len().min(ENTRIES_MAX);
+        let mut notes = Vec::new();
+        let place = match journal.place(count, 0) {
+            Some(place) => {
+                for (entry, reply) in cuts.drain(..count) {
+                    notes.push(entry);
+                    self.rounds.cutting.push(reply);
+                }
+                place
+            }
+            None => journal.place_trim()?,
+        };
+        Some(Round {
+            jobs: Vec::new(),
+            notes,
+            place,
+            sync_notes: true,
+        })
     }
 
     fn write_journal(&mut self, round: Round) {
@@ -410,6 +454,9 @@ impl Shard {
             let path = journal.path().clone();
             let error = Arc::from(error.to_string());
             return self.fail(ShardFailure { path, error });
+        }
+        for reply in self.rounds.cutting.drain(..) {
+            let _ = reply.send(Ok(()));
         }
         for mark in &done.marks {
             if let Some(Some(writer)) = self.writers.get_mut(mark.slot) {

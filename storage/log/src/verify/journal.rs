@@ -128,7 +128,7 @@ impl Overlay {
             }
             // A payload that is damaged in the ring may be whole in the file.
             if piece.is_good()? {
-                len = len.max(piece.entry.position + u64::from(piece.entry.length));
+                len = len.max(piece.end());
                 kept.push(piece);
             }
         }
@@ -157,10 +157,7 @@ impl File for Overlay {
         }
         // The later ones count where they overlap.
         for piece in &self.pieces {
-            let (start, end) = (
-                piece.entry.position,
-                piece.entry.position + u64::from(piece.entry.length),
-            );
+            let (start, end) = (piece.entry.position, piece.end());
             let from = start.max(offset);
             let to = end.min(offset + buffer.len() as u64);
             if from < to {
