@@ -106,7 +106,7 @@ pub(crate) const fn planted(_: Bug) -> bool {
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 32] = [
         Self::EarlyAck,
         Self::EarlyRead,
         Self::NoSegmentSync,
@@ -130,5 +130,14 @@ impl Bug {
         Self::SequenceDropped,
         Self::RenameBeforeSync,
         Self::NoSyncOfCompactedName,
+        Self::AckBeforeCommit,
+        Self::UncheckedReplica,
+        Self::UnfencedReplica,
+        Self::ReplicaForgetsProducers,
+        Self::ReadAboveHighWatermark,
+        Self::UnnotedCut,
+        Self::SyncedPointAboveCut,
+        Self::CutKeepsProducers,
+        Self::PointAboveCommitted,
     ];
 }

@@ -26,7 +26,7 @@ use crate::{
     inbox::{Control, Cut},
     log::expiry_ms,
     planted::{Bug, planted},
-    recovery::{RecoverOptions, Rebuilt, rebuild},
+    recovery::{Rebuilt, RecoverOptions, rebuild},
     shared::Shared,
     spec::SegmentSpec,
 };

@@ -22,6 +22,7 @@ mod memory;
 mod model;
 mod reading;
 mod recovery;
+mod replicas;
 mod rolling;
 mod scrub;
 mod seeded;
