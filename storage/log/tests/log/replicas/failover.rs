@@ -44,10 +44,10 @@ impl Cluster {
         let possible: Vec<i64> = ends.iter().copied().filter(|end| *end >= self.hw).collect();
         let end = possible[self.dice.index(possible.len())];
         let source = ends.iter().position(|e| *e == end).unwrap();
-        for at in 0..REPLICAS {
-            if ends[at] < end {
+        for (at, has) in ends.into_iter().enumerate() {
+            if has < end {
                 self.copy_tail(at, source, end).await;
-            } else if ends[at] > end {
+            } else if has > end {
                 self.cut(at, end).await;
             }
         }
