@@ -26,7 +26,7 @@ pub use segment::{Segment, is_current};
 pub use timers::Timers;
 
 use mainstem_metadata::Rule;
-use mainstem_record::{Member, Offset};
+use mainstem_record::{Member, Offset, SegmentId};
 
 /// The ends of one broker's log of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ impl Ends {
 /// The answer to a Fence (R22).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FenceAnswer {
+    /// Which segment.
+    pub segment: SegmentId,
     /// Who answers, in which life.
     pub member: Member,
     /// The version of the `Sealing` image that it was fenced by.

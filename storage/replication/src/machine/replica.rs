@@ -274,6 +274,7 @@ impl Replica {
         let leo = self.ends.leo(self.image.flush_always);
         if self.image.state == SegmentState::Sealing && !Rule::R22Elr.holds() {
             return Some(FenceAnswer {
+                segment: self.image.id,
                 member: self.me,
                 version: self.image.version,
                 certificate: leo,
@@ -288,6 +289,7 @@ impl Replica {
         // R24: the certificate never changes.
         let certificate = *certificate.get_or_insert(leo);
         Some(FenceAnswer {
+            segment: self.image.id,
             member: self.me,
             version: *version,
             certificate,

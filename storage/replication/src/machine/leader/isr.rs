@@ -49,7 +49,7 @@ impl Leader {
     }
 
     /// R16: proposes an ISR without `member`; nothing while another proposal is in flight (R15), or
-    /// a seal.
+    /// a seal. A freeze that waits for the high watermark gives way: see [`Leader::may_append`].
     pub fn shrink(&mut self, member: Member, now: Duration) -> Option<LeaderEffect> {
         // Never by itself.
         if member == self.me || !self.image.isr.contains(&member) {

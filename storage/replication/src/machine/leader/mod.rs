@@ -40,6 +40,8 @@ pub enum LeaderEffect {
     /// Frozen for too long: answer what waits with NOT_LEADER_OR_FOLLOWER and ask the controller to
     /// seal (R21).
     FrozenTooLong,
+    /// It appends again, in the same segment: what waits may go on.
+    Thawed,
     /// A member takes bytes and acks nothing: a planned seal may replace it.
     Unhealthy(Member),
     /// A later life of a follower came back with less than an earlier one acked, though the segment
@@ -74,9 +76,9 @@ pub enum FollowRefusal {
 struct Progress {
     incarnation: Incarnation,
     leo: Offset,
-    /// When leo moved.
+    /// When leo moved, or, if it held all, when the log grew.
     moved: Duration,
-    /// Since when it has been behind; the last moment at which it held all.
+    /// The last moment at which it held all.
     caught_up: Duration,
     /// Once it has acked this, it had caught up with the moment beside it.
     mark: (Offset, Duration),
@@ -184,8 +186,23 @@ impl Leader {
             "R8: {ends:?} after {:?}",
             self.ends
         );
+        if ends.log_end > self.ends.log_end {
+            self.note_growth(ends.log_end, now);
+        }
         self.ends = ends;
         self.advance(now)
+    }
+
+    /// Who held all of the log until now has something to take from now on: its clocks of lag and
+    /// stall begin here, however long nothing was appended.
+    fn note_growth(&mut self, log_end: Offset, now: Duration) {
+        let before = self.ends.log_end;
+        let caught_up = self.followers.values_mut();
+        for progress in caught_up.filter(|progress| progress.leo >= before) {
+            progress.moved = now;
+            progress.caught_up = now;
+            progress.mark = (log_end, now);
+        }
     }
 
     /// Follow: a follower asks for the log from `leo` on. Its stream may begin if this is `Ok`.
@@ -296,8 +313,8 @@ impl Leader {
         self.image = image.clone();
         self.pending = None;
         // R30: in an image with a newer version in which it still leads, SealAndOpen is dead.
-        self.freeze = None;
-        self.advance(now)
+        let thawed = self.freeze.take().map(|_| LeaderEffect::Thawed);
+        thawed.into_iter().chain(self.advance(now)).collect()
     }
 
     /// The segment is gone from the chain, its seal is known, or this life is over.
@@ -314,10 +331,14 @@ impl Leader {
         if self.stopped {
             return Vec::new();
         }
+        let was_frozen = self.freeze.is_some();
         let mut effects = self.repeat_seal(now);
         effects.extend(self.repeat_proposal(now));
         if self.pending.is_none() && !self.is_sealing() {
             effects.extend(self.change_isr(now));
+        }
+        if was_frozen && self.freeze.is_none() {
+            effects.push(LeaderEffect::Thawed);
         }
         effects
     }

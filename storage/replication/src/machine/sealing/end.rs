@@ -5,7 +5,7 @@ use std::time::Duration;
 use mainstem_metadata::{Image, Rule};
 use mainstem_record::{Member, Offset};
 
-use super::{SealDecision, Sealing, View, Wait};
+use super::{FenceAnswer, SealDecision, Sealing, View, Wait};
 
 impl Sealing {
     /// The end, who holds it, and what follows; and whether it is an unclean recovery.
@@ -18,7 +18,7 @@ impl Sealing {
         let end = if lossy {
             self.recovered_end()?
         } else {
-            self.end(now)?
+            self.end(view, now)?
         };
         let complete: Vec<Member> = self
             .answers
@@ -41,27 +41,28 @@ impl Sealing {
 
     /// R25: the largest leo that at least min_insync brokers hold after copying. Any end that R26
     /// allows is safe; a longer one keeps more records that nobody was promised.
-    fn end(&self, now: Duration) -> Result<Offset, Wait> {
-        let leos = self.leos();
-        let longest = leos.first().copied().ok_or(Wait::Answers)?;
-        let holders = self.holders_needed();
-        let held = leos.get(holders.saturating_sub(1)).copied();
-        let waits_for_copies = self
+    fn end(&self, view: View<'_>, now: Duration) -> Result<Offset, Wait> {
+        let live = self.leos(|answer| view.live.contains(&answer.member));
+        let longest = live.first().copied();
+        let has_waited = self
             .copying_since
-            .is_none_or(|since| now < since.saturating_add(self.timers.copy_wait));
+            .is_some_and(|since| now >= since.saturating_add(self.timers.copy_wait));
+        let held = self.held(&live);
         let end = match held {
-            Some(held) if held == longest || !waits_for_copies => held,
-            // R26 (d): too few have answered, or are copying.
+            // No copy can make it longer.
+            Some(held) if Some(held) == longest => held,
+            Some(held) if has_waited => held,
+            // Who has answered and is away since holds it too (R26 b), but serves nobody.
+            None if has_waited => self.held(&self.leos(|_| true)).ok_or(Wait::Copies)?,
             None | Some(_) => return Err(Wait::Copies),
         };
         if self.is_certified(end) {
-            Ok(end)
-        } else {
-            let eligible = self.segment.eligible();
-            let mut answered = self.answers.values();
-            let any = answered.any(|answer| eligible.contains(&answer.member));
-            Err(if any { Wait::Copies } else { Wait::Eligible })
+            return Ok(end);
         }
+        let eligible = self.segment.eligible();
+        let mut answered = self.answers.values();
+        let any = answered.any(|answer| eligible.contains(&answer.member));
+        Err(if any { Wait::Copies } else { Wait::Eligible })
     }
 
     /// R26 (c): a member of ISR ∪ ELR acked nothing above its certificate, and hw needs every
@@ -87,21 +88,26 @@ impl Sealing {
         if Rule::R36.holds() && lost.any(|broker| !self.answers.contains_key(broker)) {
             return Err(Wait::Lost);
         }
-        let leos = self.leos();
+        let leos = self.leos(|_| true);
         let longest = leos.first().copied().ok_or(Wait::Answers)?;
-        let held = leos.get(self.holders_needed().saturating_sub(1));
-        if held == Some(&longest) {
+        if self.held(&leos) == Some(longest) {
             Ok(longest)
         } else {
             Err(Wait::Copies)
         }
     }
 
-    /// Longest first.
-    fn leos(&self) -> Vec<Offset> {
-        let mut leos: Vec<Offset> = self.answers.values().map(|answer| answer.leo).collect();
+    /// The leos of those answers, longest first.
+    fn leos(&self, counts: impl Fn(&FenceAnswer) -> bool) -> Vec<Offset> {
+        let answers = self.answers.values().filter(|answer| counts(answer));
+        let mut leos: Vec<Offset> = answers.map(|answer| answer.leo).collect();
         leos.sort_by(|a, b| b.cmp(a));
         leos
+    }
+
+    /// What enough of them hold.
+    fn held(&self, leos: &[Offset]) -> Option<Offset> {
+        leos.get(self.holders_needed().saturating_sub(1)).copied()
     }
 
     /// R26 (d).

@@ -166,6 +166,9 @@ impl Sealing {
     /// An answer to Fence or CopyTail. A fence holds for the whole life of who answers, so the
     /// answer holds whatever version it names.
     pub fn answer(&mut self, answer: FenceAnswer, now: Duration) {
+        if answer.segment != self.segment.id {
+            return;
+        }
         let kept = self.answers.entry(answer.member.broker).or_insert(answer);
         if kept.member.incarnation < answer.member.incarnation {
             *kept = answer;
@@ -192,6 +195,7 @@ impl Sealing {
             self.wait = Wait::Answers;
             return effects;
         }
+        self.copying_since.get_or_insert(now);
         effects.extend(self.copy(view, now));
         match self.decide(view, now) {
             Ok((decision, lossy)) if self.may_propose(now) => {
@@ -290,9 +294,6 @@ impl Sealing {
             .filter(|answer| answer.leo < longest.leo && view.live.contains(&answer.member))
             .map(|answer| (answer.member, answer.leo))
             .collect();
-        if !short.is_empty() {
-            self.copying_since.get_or_insert(now);
-        }
         let mut effects = Vec::new();
         for (to, at) in short {
             if self.may_ask(to, now) {

@@ -161,6 +161,7 @@ impl World {
                 LeaderEffect::Seal(proposal) => self.seal_and_open(id, me, proposal),
                 LeaderEffect::FrozenTooLong => self.begin_seal(segment),
                 LeaderEffect::Unhealthy(_)
+                | LeaderEffect::Thawed
                 | LeaderEffect::ShorterThanAcked(_)
                 | LeaderEffect::Stopped => {}
             }
