@@ -419,3 +419,6 @@ impl Leader {
         self.ends.leo(self.image.flush_always)
     }
 }
+
+#[cfg(test)]
+mod tests;

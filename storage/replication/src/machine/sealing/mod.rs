@@ -331,3 +331,6 @@ impl Sealing {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;
