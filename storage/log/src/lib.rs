@@ -56,6 +56,7 @@ mod journal;
 mod labels;
 mod log;
 mod metrics;
+mod moved;
 mod options;
 mod partition;
 mod paths;
@@ -87,6 +88,7 @@ pub use error::{AppendError, FormatDamage, JournalDamage, LogError, PartitionErr
 pub use event::{EVENTS_MAX, LogEvent, PartitionFailure, RollReason, ShardFailure, ShardHealth};
 pub use labels::{Label, Labeller, Labels};
 pub use log::Log;
+pub use moved::Moved;
 pub use options::LogOptions;
 pub use partition::{Hits, Lookup, Partition};
 pub use read::{Chunk, Read};

@@ -29,7 +29,7 @@ use crate::{
     options::LogOptions,
     pool::Pool,
     read::{Chunk, Read},
-    shared::{Shared, Subscription},
+    shared::{Shared, Subscription, Wake},
     space::SpaceAlarm,
     spec::{Ends, PartitionSettings, ProducerSnapshot, SealInfo, SegmentInfo, SegmentSpec},
 };
@@ -188,7 +188,9 @@ impl Partition {
     /// partition fails or is removed. To miss nothing, subscribe first and then look at
     /// [`Partition::ends`].
     pub fn subscribe(&self, notify: &Arc<Notify>) -> Subscription {
-        self.inner.shared.subscribe(notify, false)
+        self.inner
+            .shared
+            .subscribe(Wake::One(notify.clone()), false)
     }
 
     /// Offset and timestamp of the first readable record with a timestamp of at least `at_least`,

@@ -15,6 +15,7 @@ use crate::{
     cache::TailCache,
     dedupe::Dedupe,
     files::{Files, OpenSegment},
+    moved::Moved,
     segment::Segment,
     spec::Ends,
 };
@@ -73,9 +74,17 @@ struct Subscribers {
 
 struct Subscriber {
     key: u64,
-    notify: Arc<Notify>,
+    wake: Wake,
     /// It is told of the log end too.
     tail: bool,
+}
+
+/// How a subscriber is woken.
+pub(crate) enum Wake {
+    /// It looks after this partition.
+    One(Arc<Notify>),
+    /// It looks after many.
+    Many(Arc<Moved>),
 }
 
 /// Wakes its subscriber until it is dropped.
@@ -135,7 +144,7 @@ impl Shared {
     /// Wakes all subscribers. The new state must be visible before.
     pub(crate) fn wake(&self) {
         for subscriber in &self.subscribers.lock().list {
-            subscriber.notify.notify_one();
+            subscriber.wake.wake(self.id);
         }
     }
 
@@ -146,19 +155,15 @@ impl Shared {
         }
         let subscribers = self.subscribers.lock();
         for subscriber in subscribers.list.iter().filter(|s| s.tail) {
-            subscriber.notify.notify_one();
+            subscriber.wake.wake(self.id);
         }
     }
 
-    pub(crate) fn subscribe(self: &Arc<Self>, notify: &Arc<Notify>, tail: bool) -> Subscription {
+    pub(crate) fn subscribe(self: &Arc<Self>, wake: Wake, tail: bool) -> Subscription {
         let mut subscribers = self.subscribers.lock();
         let key = subscribers.next_key;
         subscribers.next_key += 1;
-        subscribers.list.push(Subscriber {
-            key,
-            notify: notify.clone(),
-            tail,
-        });
+        subscribers.list.push(Subscriber { key, wake, tail });
         let more = usize::from(tail);
         self.tail_subscribers.fetch_add(more, Ordering::AcqRel);
         Subscription {
@@ -235,6 +240,17 @@ impl Shared {
 
     pub(crate) fn slot(&self) -> usize {
         self.slot.load(Ordering::Acquire)
+    }
+}
+
+// === impl Wake ===
+
+impl Wake {
+    fn wake(&self, id: PartitionId) {
+        match self {
+            Self::One(notify) => notify.notify_one(),
+            Self::Many(moved) => moved.add(id),
+        }
     }
 }
 

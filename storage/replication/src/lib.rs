@@ -17,6 +17,7 @@
 //! leaders and controllers may propose at once. What does not live here: segment files
 //! (`mainstem_log`), connections (`mainstem_peers`), and what clients are answered.
 
+mod host;
 pub mod machine;
 mod replication;
 

@@ -11,8 +11,9 @@ use crate::{
     append::{AppendTicket, ReplicaAppend},
     error::{AppendError, PartitionError, ReadError},
     inbox::Control,
+    moved::Moved,
     read::Chunk,
-    shared::Subscription,
+    shared::{Subscription, Wake},
     spec::{Ends, Role, SegmentSpec},
 };
 
@@ -71,7 +72,13 @@ impl Partition {
 
     /// As [`Partition::subscribe`], and also when the log end or the synced end has moved.
     pub fn subscribe_tail(&self, notify: &Arc<Notify>) -> Subscription {
-        self.inner.shared.subscribe(notify, true)
+        self.inner.shared.subscribe(Wake::One(notify.clone()), true)
+    }
+
+    /// As [`Partition::subscribe_tail`], for one who looks after many partitions: `moved` tells which
+    /// of them to look at.
+    pub fn subscribe_moved(&self, moved: &Arc<Moved>) -> Subscription {
+        self.inner.shared.subscribe(Wake::Many(moved.clone()), true)
     }
 
     /// Goes on with `next` once metadata has sealed the active segment as `sealed`. Appends wait
