@@ -13,6 +13,8 @@
 //!   broker <── Fence ── controller ;  broker ── certificate, leo ──> controller
 //! ```
 //!
+//! [`wire`] is what nodes say to each other about segments, byte by byte.
+//!
 //! What is committed is decided when a command is applied (`mainstem_metadata::apply`): any number of
 //! leaders and controllers may propose at once. What does not live here: segment files
 //! (`mainstem_log`), connections (`mainstem_peers`), and what clients are answered.
@@ -20,5 +22,6 @@
 mod host;
 pub mod machine;
 mod replication;
+pub mod wire;
 
 pub use replication::{NotLed, Policies, Replication, ReplicationDeps, ReplicationError};

@@ -1,0 +1,288 @@
+use bytes::Bytes;
+use mainstem_record::{
+    BrokerId, Incarnation, LeaderEpoch, Member, Offset, PartitionId, PartitionIndex, SegmentId,
+    TimestampMs, TopicId,
+};
+use proptest::{collection::vec, prelude::*};
+use uuid::Uuid;
+
+use super::*;
+use crate::machine::{FenceAnswer, leader::FollowRefusal};
+
+const LIST_MAX: usize = 5;
+
+fn member() -> impl Strategy<Value = Member> {
+    (any::<i32>(), any::<u64>())
+        .prop_map(|(broker, life)| Member::new(BrokerId(broker), Incarnation(life)))
+}
+
+fn segment() -> impl Strategy<Value = SegmentId> {
+    any::<u128>().prop_map(|id| SegmentId(Uuid::from_u128(id)))
+}
+
+fn partition() -> impl Strategy<Value = PartitionId> {
+    (any::<u128>(), any::<i32>()).prop_map(|(topic, index)| PartitionId {
+        topic: TopicId(Uuid::from_u128(topic)),
+        index: PartitionIndex(index),
+    })
+}
+
+fn offset() -> impl Strategy<Value = Offset> {
+    (0..=i64::MAX).prop_map(Offset)
+}
+
+fn epoch() -> impl Strategy<Value = LeaderEpoch> {
+    any::<i32>().prop_map(LeaderEpoch)
+}
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..50).prop_map(Bytes::from)
+}
+
+fn heartbeat() -> impl Strategy<Value = Heartbeat> {
+    let refused = vec(any::<i32>().prop_map(BrokerId), 0..LIST_MAX);
+    let flags = (any::<bool>(), any::<bool>());
+    (member(), any::<u64>(), flags, refused).prop_map(
+        |(member, image, (ready, draining), refused)| Heartbeat {
+            member,
+            image,
+            ready,
+            draining,
+            refused,
+        },
+    )
+}
+
+fn heartbeat_answer() -> impl Strategy<Value = HeartbeatAnswer> {
+    let session = prop_oneof![
+        Just(Session::Live),
+        Just(Session::Fenced),
+        Just(Session::Unknown),
+        Just(Session::NotController),
+    ];
+    (any::<u64>(), session, any::<u32>()).prop_map(|(image, session, interval_ms)| {
+        HeartbeatAnswer {
+            image,
+            session,
+            interval_ms,
+        }
+    })
+}
+
+fn seal_question() -> impl Strategy<Value = SealQuestion> {
+    let fence = (partition(), segment(), any::<u32>()).prop_map(|(partition, segment, version)| {
+        FenceOrder {
+            partition,
+            segment,
+            version,
+        }
+    });
+    let copy =
+        (partition(), segment(), member(), offset()).prop_map(|(partition, segment, from, at)| {
+            CopyOrder {
+                partition,
+                segment,
+                from,
+                at,
+            }
+        });
+    let digest =
+        (partition(), segment(), offset()).prop_map(|(partition, segment, end)| DigestQuestion {
+            partition,
+            segment,
+            end,
+        });
+    prop_oneof![
+        (any::<u64>(), vec(fence, 0..LIST_MAX))
+            .prop_map(|(image, orders)| SealQuestion::Fence { image, orders }),
+        vec(copy, 0..LIST_MAX).prop_map(SealQuestion::CopyTail),
+        vec(digest, 0..LIST_MAX).prop_map(SealQuestion::DigestAt),
+    ]
+}
+
+fn seal_answer() -> impl Strategy<Value = SealAnswer> {
+    let outcome = prop_oneof![
+        (any::<u32>(), offset(), offset()).prop_map(Ok),
+        Just(Err(Unfenced::NotYet)),
+        Just(Err(Unfenced::Sealed)),
+        Just(Err(Unfenced::NotHeld)),
+        Just(Err(Unfenced::Failed)),
+    ];
+    let fenced = (member(), vec((segment(), outcome), 0..LIST_MAX)).prop_map(|(member, all)| {
+        let answers = all.into_iter().map(|(segment, outcome)| Fenced {
+            segment,
+            outcome: outcome.map(|(version, certificate, leo)| FenceAnswer {
+                member,
+                version,
+                certificate,
+                leo,
+            }),
+        });
+        let answers = answers.collect();
+        SealAnswer::Fenced { member, answers }
+    });
+    let digest = (segment(), offset(), any::<(u64, i64, u128)>()).prop_map(
+        |(segment, end, (bytes, max_timestamp, digest))| DigestOf {
+            segment,
+            end,
+            bytes,
+            max_timestamp: TimestampMs(max_timestamp),
+            digest,
+        },
+    );
+    let digests = (member(), vec(digest, 0..LIST_MAX))
+        .prop_map(|(member, answers)| SealAnswer::Digests { member, answers });
+    prop_oneof![fenced, digests]
+}
+
+fn follower_says() -> impl Strategy<Value = FollowerSays> {
+    let follow = (partition(), segment(), epoch(), offset(), offset()).prop_map(
+        |(partition, segment, epoch, leo, log_end)| FollowOf {
+            partition,
+            segment,
+            epoch,
+            leo,
+            log_end,
+        },
+    );
+    let ack = (segment(), offset()).prop_map(|(segment, leo)| AckOf { segment, leo });
+    let want = (partition(), segment(), epoch()).prop_map(|(partition, segment, epoch)| WantOf {
+        partition,
+        segment,
+        epoch,
+    });
+    prop_oneof![
+        vec(follow, 0..LIST_MAX).prop_map(FollowerSays::Follow),
+        vec(segment(), 0..LIST_MAX).prop_map(FollowerSays::Unfollow),
+        (any::<u32>(), vec(ack, 0..LIST_MAX))
+            .prop_map(|(credit, acks)| FollowerSays::Ack { credit, acks }),
+        vec(want, 0..LIST_MAX).prop_map(FollowerSays::Want),
+    ]
+}
+
+fn leader_says() -> impl Strategy<Value = LeaderSays> {
+    let append = (segment(), offset(), offset(), bytes()).prop_map(
+        |(segment, at, high_watermark, batches)| AppendOf {
+            segment,
+            at,
+            high_watermark,
+            batches,
+        },
+    );
+    let exposed = (segment(), offset()).prop_map(|(segment, high_watermark)| ExposedOf {
+        segment,
+        high_watermark,
+    });
+    let why = prop_oneof![
+        Just(FollowRefusal::NotLeading),
+        epoch().prop_map(FollowRefusal::Epoch),
+        Just(FollowRefusal::NotReplica),
+        any::<u64>().prop_map(|life| FollowRefusal::StaleIncarnation(Incarnation(life))),
+        offset().prop_map(FollowRefusal::AboveLogEnd),
+    ];
+    let refused = (segment(), why).prop_map(|(segment, why)| RefusedOf { segment, why });
+    let memory =
+        (segment(), any::<bool>(), bytes()).prop_map(|(segment, is_last, bytes)| MemoryOf {
+            segment,
+            is_last,
+            bytes,
+        });
+    prop_oneof![
+        vec(append, 0..LIST_MAX).prop_map(LeaderSays::Append),
+        vec(exposed, 0..LIST_MAX).prop_map(LeaderSays::Exposed),
+        vec(refused, 0..LIST_MAX).prop_map(LeaderSays::Refused),
+        memory.prop_map(LeaderSays::Memory),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_is_said_is_understood(
+        heartbeat in heartbeat(),
+        answer in heartbeat_answer(),
+        question in seal_question(),
+        sealed in seal_answer(),
+        follower in follower_says(),
+        leader in leader_says(),
+    ) {
+        prop_assert_eq!(Heartbeat::decode(heartbeat.encode()), Ok(heartbeat));
+        prop_assert_eq!(HeartbeatAnswer::decode(answer.encode()), Ok(answer));
+        prop_assert_eq!(SealQuestion::decode(question.encode()), Ok(question));
+        prop_assert_eq!(SealAnswer::decode(sealed.encode()), Ok(sealed));
+        prop_assert_eq!(FollowerSays::decode(follower.encode()), Ok(follower));
+        prop_assert_eq!(LeaderSays::decode(leader.encode()), Ok(leader));
+    }
+
+    #[test]
+    fn copies_are_understood(
+        (partition, segment, member) in (partition(), segment(), member()),
+        (at, position, digest) in (offset(), any::<u64>(), any::<u128>()),
+        (credit, bytes) in (any::<u32>(), bytes()),
+    ) {
+        let hello = FollowerHello { follower: member, leader: member, credit };
+        prop_assert_eq!(FollowerHello::decode(hello.encode()), Ok(hello));
+        let question = TailQuestion { partition, segment, from: member, at, bytes_max: credit };
+        prop_assert_eq!(TailQuestion::decode(question.encode()), Ok(question));
+        let runs = [bytes.clone(), bytes.clone()];
+        let batches = Bytes::from(runs.concat());
+        let answer = TailAnswer { leo: at, batches };
+        prop_assert_eq!(TailAnswer::decode(TailAnswer::encode(at, &runs)), Ok(answer));
+        let hello = CopyHello { partition, segment, position, digest };
+        prop_assert_eq!(CopyHello::decode(hello.encode()), Ok(hello));
+        for part in [CopyPart::Head { bytes: position }, CopyPart::Part { position, bytes }] {
+            prop_assert_eq!(CopyPart::decode(part.encode()), Ok(part));
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_or_goes_on_is_refused(
+        question in seal_question(),
+        follower in follower_says(),
+        at in any::<prop::sample::Index>(),
+    ) {
+        for (body, reads) in [
+            (question.encode(), SealQuestion::decode as fn(Bytes) -> Result<_, _>),
+        ] {
+            prop_assert!(reads(body.slice(..at.index(body.len()))).is_err());
+            let longer = Bytes::from([&body[..], &[0]].concat());
+            prop_assert_eq!(reads(longer), Err(WireError::LeftOver(1)));
+        }
+        let body = follower.encode();
+        prop_assert!(FollowerSays::decode(body.slice(..at.index(body.len()))).is_err());
+    }
+
+    #[test]
+    fn no_bytes_panic(kind in 0_u8..12, rest in vec(any::<u8>(), 0..200)) {
+        let body = Bytes::from([&[VERSION, kind], &rest[..]].concat());
+        let _ = Heartbeat::decode(body.clone());
+        let _ = HeartbeatAnswer::decode(body.clone());
+        let _ = SealQuestion::decode(body.clone());
+        let _ = SealAnswer::decode(body.clone());
+        let _ = FollowerHello::decode(body.clone());
+        let _ = FollowerSays::decode(body.clone());
+        let _ = LeaderSays::decode(body.clone());
+        let _ = TailQuestion::decode(body.clone());
+        let _ = TailAnswer::decode(body.clone());
+        let _ = CopyHello::decode(body.clone());
+        let _ = CopyPart::decode(body);
+    }
+}
+
+#[test]
+fn a_count_is_bounded_before_anything_is_made_room_for() {
+    let counts = |count: u32| {
+        let body = [&[VERSION, 3][..], &count.to_le_bytes()].concat();
+        FollowerSays::decode(Bytes::from(body))
+    };
+    assert_eq!(counts(u32::MAX), Err(WireError::TooMany(u32::MAX as usize)));
+    assert_eq!(counts(SEGMENTS_MAX as u32), Err(WireError::Truncated));
+    assert_eq!(counts(0), Ok(FollowerSays::Unfollow(Vec::new())));
+}
+
+#[test]
+fn other_versions_and_kinds_are_refused() {
+    let says = |bytes: &'static [u8]| LeaderSays::decode(Bytes::from_static(bytes));
+    assert_eq!(says(&[2, 6, 0, 0, 0, 0]), Err(WireError::Version(2)));
+    assert_eq!(says(&[1, 1, 0, 0, 0, 0]), Err(WireError::Kind(1)));
+    assert_eq!(says(&[]), Err(WireError::Truncated));
+}
