@@ -73,6 +73,9 @@ struct Walk {
     rng: StdRng,
     weights: Vec<(Step, u32)>,
     stops: [u32; 5],
+    /// Commands on a long way, and the step at which they arrive.
+    late: Vec<(u32, Message)>,
+    steps: u32,
 }
 
 /// What a walk has seen; `violation` if an invariant broke.
@@ -141,11 +144,23 @@ impl Walk {
             world: World::new(options),
             weights,
             stops,
+            late: Vec::new(),
+            steps: 0,
             rng,
         }
     }
 
     fn step(&mut self) {
+        self.steps += 1;
+        let steps = self.steps;
+        let (due, late) = std::mem::take(&mut self.late)
+            .into_iter()
+            .partition(|(due, _)| *due <= steps);
+        self.late = late;
+        let due: Vec<(u32, Message)> = due;
+        for (_, message) in due {
+            self.world.deliver(message);
+        }
         let total: u32 = self.weights.iter().map(|(_, weight)| weight).sum();
         let mut drawn = self.rng.random_range(0..total);
         let step = self.weights.iter().find(|(_, weight)| {
@@ -237,12 +252,16 @@ impl Walk {
             }
             _ => {
                 let message = world.soup.remove(index);
-                // A command may be delivered once more, much later.
-                let again = matches!(message, Message::Command { .. })
-                    && message.kind() != Kind::OtherCommand
-                    && self.rng.random_ratio(1, 8);
-                if again {
-                    world.soup.push(message.clone());
+                // A command may be held up, and may arrive once more, much later.
+                let is_command = matches!(message, Message::Command { .. })
+                    && message.kind() != Kind::OtherCommand;
+                let fate = self.rng.random_range(0..8);
+                if is_command && fate < 2 {
+                    let due = self.steps + self.rng.random_range(5..80);
+                    self.late.push((due, message.clone()));
+                }
+                if is_command && fate == 0 {
+                    return;
                 }
                 world.deliver(message);
             }

@@ -184,8 +184,8 @@ impl Ghost {
         }
     }
 
-    pub(crate) fn has_registered(&self, life: u64) -> bool {
-        self.lives.values().any(|known| *known == life)
+    pub(crate) fn is_known(&self, member: Member) -> bool {
+        self.lives.contains_key(&member)
     }
 
     pub(crate) fn gives_up(&mut self, member: Member) {

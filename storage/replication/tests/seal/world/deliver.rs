@@ -128,7 +128,8 @@ impl World {
         };
         let member = Member::new(*broker, incarnation);
         // A late copy of what was applied before is nobody's start.
-        if self.ghost.has_registered(*life) {
+        let follows = expected.map_or(1, |expected| expected.0 + 1);
+        if incarnation.0 != follows || self.ghost.is_known(member) {
             return;
         }
         let always = self.options.flush == SegmentFlush::Always;
