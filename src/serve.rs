@@ -307,8 +307,11 @@ impl Node {
             tracing::warn!(aborted, "connections did not end in mainstem.drain.ms");
         }
         self.broker.close().await;
-        if let Err(error) = self.log.close().await {
-            tracing::error!(%error, "the log did not close cleanly; the next start recovers it");
+        match self.log.close().await {
+            Ok(()) => self.broker.note_clean_stop().await,
+            Err(error) => {
+                tracing::error!(%error, "the log did not close cleanly; the next start recovers it");
+            }
         }
         if let Err(error) = self.metadata.close().await {
             tracing::error!(%error, "the metadata did not close cleanly");

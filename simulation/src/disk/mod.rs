@@ -43,6 +43,12 @@ pub struct SimFs {
     state: Arc<Mutex<State>>,
 }
 
+/// Where Linux tells which boot this is.
+const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
+
+/// No file of a tree has this number.
+const BOOT_ID_INODE: usize = usize::MAX;
+
 #[derive(Clone)]
 struct State {
     tree: Tree,
@@ -57,6 +63,8 @@ struct State {
     /// After so many more changes an image of the disk is kept, as a power cut would leave it.
     crash_in: Option<(u64, u64)>,
     image: Option<Box<State>>,
+    /// How often the machine has lost power.
+    boots: u64,
     changes: u64,
     syncs: u64,
     writes: u64,
@@ -80,6 +88,7 @@ impl State {
             counts: Arc::default(),
             crash_in: None,
             image: None,
+            boots: 0,
             changes: 0,
             syncs: 0,
             writes: 0,
@@ -121,6 +130,7 @@ impl State {
             inodes,
             clock: self.clock.clone(),
             counts: self.counts.clone(),
+            boots: self.boots,
             changes: self.changes,
             history: self.history.clone(),
             ..Self::new()
@@ -140,7 +150,18 @@ impl State {
             })
             .collect();
         drop(counts);
-        self.successor(tree, inodes)
+        Self {
+            boots: self.boots + 1,
+            ..self.successor(tree, inodes)
+        }
+    }
+
+    /// The file in which Linux tells which boot this is. It is on no disk.
+    fn boot_id(&mut self) -> usize {
+        let text = format!("00000000-0000-4000-8000-{:012x}\n", self.boots);
+        let inode = self.inodes.entry(BOOT_ID_INODE).or_default();
+        inode.edit(|bytes| *bytes = text.into_bytes());
+        BOOT_ID_INODE
     }
 
     fn after_process_death(&self) -> Self {
@@ -319,6 +340,7 @@ impl Fs for SimFs {
         let mut state = self.state.lock();
         state.call("open", path);
         let inode = match (state.tree.find(path), mode) {
+            (None, OpenMode::Read) if path == Path::new(BOOT_ID_PATH) => state.boot_id(),
             (Some(Node::Dir(_)), _) => return Err(io::ErrorKind::IsADirectory.into()),
             (Some(_), OpenMode::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
             (Some(Node::File(id)), OpenMode::Truncate) => {

@@ -83,6 +83,12 @@ impl Broker {
         self.core.close(CLOSE_LIMIT).await;
     }
 
+    /// Notes that everything is synced, so that the next start need not doubt it: after
+    /// [`Broker::close`] and after the log has closed without an error.
+    pub async fn note_clean_stop(&self) {
+        self.core.note_clean_stop().await;
+    }
+
     /// What groups and MQTT stand on.
     pub fn core(&self) -> &Arc<Core> {
         &self.core

@@ -59,12 +59,14 @@ async fn follow_events(core: Arc<Core>, mut events: mpsc::Receiver<LogEvent>) {
             }
             Some(LogEvent::PartitionFailed { partition, failure }) => {
                 tracing::error!(?partition, %failure, "partition failed");
+                core.doubt_disk().await;
                 core.mark_failed(partition, failure.to_string());
             }
             // The log has written it into its log and counted it; the rest of the segment is served.
             Some(LogEvent::SegmentDamaged { .. }) => {}
             Some(LogEvent::ShardFailed { shard, failure }) => {
                 tracing::error!(shard, %failure, "I/O shard failed: it acknowledges nothing more");
+                core.doubt_disk().await;
             }
         }
     }
@@ -303,7 +305,7 @@ impl Core {
             if let Some(topic) = image.topic_by_id(partition.id().topic) {
                 partition.delete_files_after(self.delete_delay(topic));
                 partition
-                    .update_settings(self.partition_settings(topic))
+                    .update_settings(self.partition_settings(topic, partition.id().index))
                     .await;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use mainstem_config::TopicConfig;
 use mainstem_metadata::{
     ApplyError, Command, Image, NewSegment, ProposeError, SegmentFlush, Topic, TopicOrigin,
 };
@@ -11,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     Broker, Caller,
     configs::ConfigEntry,
-    core::{Core, is_legal_topic_name},
+    core::{Core, flush_of, is_legal_topic_name},
     error_code::ErrorCode,
 };
 
@@ -169,15 +170,23 @@ impl Core {
         })
     }
 
-    async fn create_topic_here(&self, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
-        let _guard = self.topics_change.lock().await;
-        let id = TopicId(Uuid::from_bytes(self.env.random_uuid()));
-        let segments = (0..new.partitions).map(|_| NewSegment {
+    /// The first segment of a partition whose only replica is here.
+    fn new_segment(&self, flush: SegmentFlush) -> NewSegment {
+        NewSegment {
             id: self.new_segment_id(),
             replicas: vec![],
             leader: None,
-            flush: SegmentFlush::Os,
-        });
+            flush,
+        }
+    }
+
+    async fn create_topic_here(&self, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
+        let _guard = self.topics_change.lock().await;
+        let id = TopicId(Uuid::from_bytes(self.env.random_uuid()));
+        let overrides = new.configs.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        let config = TopicConfig::resolve(&self.topic_defaults(), overrides);
+        let flush = flush_of(config.flush_policy(1));
+        let segments = (0..new.partitions).map(|_| self.new_segment(flush));
         let command = Command::CreateTopic {
             id,
             name: new.name.clone(),
@@ -232,12 +241,11 @@ impl Core {
         total: i32,
     ) -> Result<(), TopicError> {
         let _guard = self.topics_change.lock().await;
-        let add = (present..total).map(|_| NewSegment {
-            id: self.new_segment_id(),
-            replicas: vec![],
-            leader: None,
-            flush: SegmentFlush::Os,
-        });
+        let flush = self
+            .image()
+            .topic_by_id(topic)
+            .map_or(SegmentFlush::Os, |topic| self.configured_flush(topic));
+        let add = (present..total).map(|_| self.new_segment(flush));
         let command = Command::CreatePartitions {
             topic,
             // Refused if somebody else was first.

@@ -22,6 +22,7 @@ pub mod command;
 pub mod error;
 pub mod identity;
 pub mod image;
+pub mod life;
 mod log;
 mod quorum;
 mod raft;
@@ -44,6 +45,7 @@ pub use image::{
     Broker, Compaction, Complete, Endpoint, EpochEnd, Image, PartitionRecord, Roles, Route,
     RouteTarget, SegmentFlush, SegmentRecord, SegmentState, Topic, TopicOrigin,
 };
+pub use life::{Claim, LIFE_FILE, Life};
 pub use quorum::{Leadership, QuorumMember, QuorumStatus};
 pub use rules::Rule;
 pub use service::{Metadata, MetadataHealth, MetadataOptions, STORE_DIR, StoreKind};

@@ -139,6 +139,49 @@ fn damaged(error: serde_json::Error) -> StoreError {
 mod tests {
     use super::*;
 
+    /// A topic with a sealed and an active segment as format 2 has it.
+    const FORMAT_2: &str = r#"{"format":2,"version":9,"cluster_id":"","brokers":[{"id":1,
+        "incarnation":3,"directory_id":"00000000-0000-0000-0000-000000000007","listeners":{}}],
+        "topics":[{"id":"00000000-0000-0000-0000-000000000001","name":"t","internal":false,
+        "origin":"Admin","replication_factor":1,"configs":{},"partitions":[{"log_start":0,
+        "segments":[{"id":"00000000-0000-0000-0000-000000000002","base":0,"end":5,"epoch":0,
+        "version":1,"state":"Sealed","leader":1,"leader_incarnation":1,"replicas":[1],
+        "isr":[[1,1]],"min_insync":1,"bytes":9,"max_timestamp":1,"digest":null},
+        {"id":"00000000-0000-0000-0000-000000000003","base":5,"end":null,"epoch":1,"version":0,
+        "state":"Active","leader":1,"leader_incarnation":3,"replicas":[1],"isr":[[1,3]],
+        "min_insync":2,"bytes":0,"max_timestamp":-1,"digest":null}]}]}],
+        "next_producer_id":0,"broker_configs":{},"routes":{}}"#;
+
+    #[test]
+    fn format_2_says_that_replicas_of_sealed_segments_are_complete_and_durable() {
+        let image = decode(FORMAT_2.as_bytes()).expect("decode");
+        let topic = image.topic("t").expect("topic");
+        let segments = &topic.partitions[0].segments;
+        let now = Member::new(
+            mainstem_record::BrokerId(1),
+            mainstem_record::Incarnation(3),
+        );
+        let copy = segments[0].complete[0];
+        assert_eq!((copy.member(), copy.durable), (now, true));
+        assert!(segments[0].isr.is_empty() && segments[1].complete.is_empty());
+        assert_eq!(
+            (segments[1].isr.clone(), segments[1].min_insync),
+            (vec![now], 1)
+        );
+        // In its present form it stays what it is.
+        let bytes = encode(&image).expect("encode");
+        assert_eq!(decode(&bytes).expect("decode"), image);
+        let text = String::from_utf8(bytes).expect("JSON");
+        for part in [
+            r#"{"format":3,"version":9,"cluster_id":"","brokers":[{"id":1,"incarnation":3,"#,
+            r#""roles":{"controller":true,"broker":true},"fenced":false,"draining":false,"#,
+            r#""isr":[],"flush":"Os","complete":[{"broker":1,"incarnation":3,"durable":true}],"#,
+            r#""isr":[{"broker":1,"incarnation":3}],"flush":"Os","min_insync":1,"#,
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
     #[test]
     fn other_formats_and_cut_bytes_are_refused() {
         let bytes = encode(&Image::default()).expect("encode");

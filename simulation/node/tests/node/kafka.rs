@@ -24,6 +24,8 @@ use mainstem_record::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
+use mainstem_metadata::apply::UNCLEAN_GAP;
+
 use crate::node::Door;
 
 /// There is no error.
@@ -315,6 +317,10 @@ impl Kafka {
                 }
             }
             if next >= end {
+                return Ok(all);
+            }
+            if next == before && end - next >= UNCLEAN_GAP / 2 {
+                // An unclean recovery left a hole, and nothing is written after it yet.
                 return Ok(all);
             }
             assert!(

@@ -166,7 +166,9 @@ impl Node {
         }
         self.broker.close().await;
         // The disk may have ended meanwhile.
-        let _ = self.log.close().await;
+        if self.log.close().await.is_ok() {
+            self.broker.note_clean_stop().await;
+        }
         let _ = self.metadata.close().await;
     }
 

@@ -4,6 +4,7 @@
 //! Nothing about a protocol, a group or a session lives here.
 
 mod roll;
+mod seal;
 mod startup;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -16,7 +17,9 @@ use mainstem_env::Env;
 use mainstem_log::{
     Commit, Flush, Log, LogEvent, Partition, PartitionSettings, PartitionSpec, Role, SegmentSpec,
 };
-use mainstem_metadata::{Image, Metadata, PartitionRecord, SegmentRecord, Topic};
+use mainstem_metadata::{
+    Image, Life, Metadata, MetadataError, PartitionRecord, SegmentFlush, SegmentRecord, Topic,
+};
 use mainstem_record::{BrokerId, Incarnation, PartitionId, PartitionIndex, SegmentId, TopicId};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, mpsc};
@@ -58,6 +61,9 @@ pub enum BrokerError {
     /// The metadata service refused or is not available.
     #[error("metadata: {0}")]
     Metadata(#[from] mainstem_metadata::ProposeError),
+    /// What the data directory says of the last life cannot be read or written.
+    #[error("life: {0}")]
+    Life(#[from] MetadataError),
     /// The log could not be opened.
     #[error("log: {0}")]
     Log(#[from] mainstem_log::LogError),
@@ -94,6 +100,10 @@ pub struct Core {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) incarnation: Incarnation,
+    /// What the data directory says of this and the last life.
+    pub(crate) life: Life,
+    /// Seals that may have lost records.
+    unclean_recoveries: prometheus::IntCounter,
     /// Partitions that are damaged or could not be opened, with the reason.
     failed: RwLock<HashMap<PartitionId, String>>,
     /// Resolved configs by topic, with the version of the metadata that they come from.
@@ -105,6 +115,15 @@ pub struct Core {
     pub(crate) topics_change: Mutex<()>,
     /// Who seals what.
     pub(super) rolling: Rolling,
+}
+
+/// A policy as metadata records it.
+pub(crate) fn flush_of(policy: FlushPolicy) -> SegmentFlush {
+    match policy {
+        FlushPolicy::Os => SegmentFlush::Os,
+        FlushPolicy::Interval => SegmentFlush::Interval,
+        FlushPolicy::Always => SegmentFlush::Always,
+    }
 }
 
 /// What the log is told of a segment.
@@ -182,18 +201,39 @@ impl Core {
         TopicConfig::resolve(&self.config.topic, changed.into_iter())
     }
 
-    /// What the log needs to know of a topic's configs.
-    pub(crate) fn partition_settings(&self, topic: &Topic) -> PartitionSettings {
-        let config = self.topic_config(topic);
+    /// The flush policy of the segments of a topic that are opened from now on.
+    pub(crate) fn configured_flush(&self, topic: &Topic) -> SegmentFlush {
         let replicas = usize::try_from(topic.replication_factor).unwrap_or(1);
         // One replica has nothing to lean on, so acknowledged means synced unless told otherwise.
-        let flush = match config.flush_policy(replicas) {
-            FlushPolicy::Os => Flush::Os,
-            FlushPolicy::Interval => Flush::Interval {
+        flush_of(self.topic_config(topic).flush_policy(replicas))
+    }
+
+    /// As [`Core::configured_flush`], of a topic that may be gone.
+    fn segment_flush(&self, image: &Image, topic: TopicId) -> SegmentFlush {
+        let topic = image.topic_by_id(topic);
+        topic.map_or(SegmentFlush::Os, |topic| self.configured_flush(topic))
+    }
+
+    /// What the log needs to know of a topic's configs.
+    pub(crate) fn partition_settings(
+        &self,
+        topic: &Topic,
+        index: PartitionIndex,
+    ) -> PartitionSettings {
+        let config = self.topic_config(topic);
+        let record = usize::try_from(index.0)
+            .ok()
+            .and_then(|index| topic.partitions.get(index));
+        let active = record.and_then(|record| record.active());
+        // What metadata says of a segment holds for its whole life; a stricter config holds at once.
+        let flush = active.map_or(SegmentFlush::Os, |active| active.flush);
+        let flush = match flush.max(self.configured_flush(topic)) {
+            SegmentFlush::Os => Flush::Os,
+            SegmentFlush::Interval => Flush::Interval {
                 bytes: config.flush_interval_bytes,
                 time: Duration::from_millis(config.flush_interval_ms),
             },
-            FlushPolicy::Always => Flush::Always,
+            SegmentFlush::Always => Flush::Always,
         };
         PartitionSettings {
             flush,
@@ -276,7 +316,7 @@ impl Core {
             id,
             log_start: record.log_start,
             segments: segments.collect(),
-            settings: self.partition_settings(topic),
+            settings: self.partition_settings(topic, id.index),
             role: Role::Leader(Commit::Own),
         }
     }

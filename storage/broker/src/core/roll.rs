@@ -4,15 +4,19 @@
 //! crash before the commit leaves the old segment active; after it the chain says where the old one
 //! ends, and the log makes the next file when it opens the partition.
 
-use mainstem_log::{Partition, SealInfo, SegmentSpec};
-use mainstem_metadata::{
-    Applied, Command, PartitionRecord, ProposeError, SealAndOpenSingle, SegmentRecord,
-};
-use mainstem_record::{PartitionId, SegmentId};
-use tokio::sync::{Mutex, MutexGuard};
+use std::collections::BTreeMap;
 
-use super::{BrokerError, Core, PARTITIONS_AT_ONCE, segment_spec};
+use mainstem_log::{Partition, SealInfo, SegmentSpec};
+use mainstem_metadata::{Applied, PartitionRecord, ProposeError, SegmentFlush, SegmentRecord};
+use mainstem_record::{Member, Offset, PartitionId, SegmentId};
+
+use super::{
+    BrokerError, Core, PARTITIONS_AT_ONCE,
+    seal::{Ending, Frozen},
+    segment_spec,
+};
 use crate::error_code::ErrorCode;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// How many partitions are sealed, or go on in their next segment, at the same time.
 const SEALS_AT_ONCE: usize = 64;
@@ -38,6 +42,23 @@ impl Rolling {
         let place = topic.wrapping_add(u64::from(id.index.0.unsigned_abs())) as usize;
         let lock = self.0.get(place % SEALS_AT_ONCE);
         lock.expect("a remainder is within").lock().await
+    }
+}
+
+/// A partition whose active segment takes no appends until it is known how it ends.
+struct FrozenPartition {
+    partition: Partition,
+    active: SegmentRecord,
+    info: SealInfo,
+    /// The policy of the segment that follows.
+    flush: SegmentFlush,
+}
+
+/// What the log is told of a segment that ends there.
+fn sealed_spec(active: &SegmentRecord, end: Offset) -> SegmentSpec {
+    SegmentSpec {
+        end: Some(end),
+        ..segment_spec(active)
     }
 }
 
@@ -108,17 +129,44 @@ impl Core {
                 }
             }
         }
-        let next: Vec<SegmentId> = frozen.iter().map(|_| self.new_segment_id()).collect();
-        let seals = frozen
+        let image = self.image();
+        let mut by_ending: BTreeMap<Ending, Vec<FrozenPartition>> = BTreeMap::new();
+        for (partition, active, info) in frozen {
+            let ending = Ending::of(&image, &active);
+            let frozen = FrozenPartition {
+                flush: self.segment_flush(&image, partition.id().topic),
+                partition,
+                active,
+                info,
+            };
+            by_ending.entry(ending).or_default().push(frozen);
+        }
+        let mut result = Ok(());
+        for (ending, frozen) in by_ending {
+            let ended = self.end_group(ending, frozen).await;
+            result = result.and(ended);
+        }
+        result
+    }
+
+    /// Has metadata seal what is frozen, and goes on in what it opens.
+    async fn end_group(
+        &self,
+        ending: Ending,
+        frozen: Vec<FrozenPartition>,
+    ) -> Result<(), BrokerError> {
+        let all: Vec<Frozen<'_>> = frozen
             .iter()
-            .zip(&next)
-            .map(|((partition, active, info), next)| {
-                self.seal_command(partition.id(), active, info, *next)
-            });
-        let command = Command::SealAndOpenSingle {
-            seals: seals.collect(),
-        };
-        let applied = match self.metadata.propose(command).await {
+            .map(|frozen| Frozen {
+                partition: frozen.partition.id(),
+                active: &frozen.active,
+                info: &frozen.info,
+                next: self.new_segment_id(),
+                flush: frozen.flush,
+            })
+            .collect();
+        let me = Member::new(self.node_id(), self.incarnation);
+        let applied = match self.metadata.propose(ending.command(me, &all)).await {
             Ok(applied) => applied,
             Err(error) => {
                 self.seal_unknown(&frozen, &error).await;
@@ -129,10 +177,13 @@ impl Core {
             panic!("metadata answered a seal with {applied:?}");
         };
         let mut opened = Vec::new();
-        for ((partition, active, _), result) in frozen.into_iter().zip(results) {
+        for (frozen, result) in frozen.into_iter().zip(results) {
             match result {
                 Ok(next) => {
-                    let spec = SegmentSpec {
+                    if ending == Ending::Unclean {
+                        self.report_loss(&frozen, next.base);
+                    }
+                    let next = SegmentSpec {
                         id: next.segment,
                         base: next.base,
                         epoch: next.epoch,
@@ -140,26 +191,51 @@ impl Core {
                         compacted_from: None,
                         held: true,
                     };
-                    opened.push((partition, spec));
+                    let sealed = sealed_spec(&frozen.active, frozen.info.end);
+                    opened.push((frozen.partition, (sealed, next)));
                 }
                 Err(error) => {
-                    tracing::warn!(partition = ?partition.id(), %error, "seal refused");
-                    self.thaw(&partition, active.id).await;
+                    tracing::warn!(partition = ?frozen.partition.id(), %error, "seal refused");
+                    self.thaw(&frozen.partition, frozen.active.id).await;
                 }
             }
         }
-        // The decision is made, so a failure here fails the partition: its chain has moved on.
-        let opened = self.all_at_once("open segment", opened, |partition, next| async move {
-            let result = partition.seal_commit(next).await;
+        self.open_next(opened).await;
+        Ok(())
+    }
+
+    /// The decision is made, so a failure here fails the partition: its chain has moved on.
+    async fn open_next(&self, decided: Vec<(Partition, (SegmentSpec, SegmentSpec))>) {
+        let open = |partition: Partition, (sealed, next)| async move {
+            let result = partition.advance(sealed, next).await;
             (partition, result)
-        });
-        for (partition, result) in opened.await {
+        };
+        for (partition, result) in self.all_at_once("open segment", decided, open).await {
             if let Err(error) = result {
                 tracing::error!(partition = ?partition.id(), %error, "next segment not opened");
                 self.mark_failed(partition.id(), error.to_string());
+                continue;
+            }
+            // A flush policy holds from one segment to the next.
+            let image = self.image();
+            if let Some(topic) = image.topic_by_id(partition.id().topic) {
+                let settings = self.partition_settings(topic, partition.id().index);
+                partition.update_settings(settings).await;
             }
         }
-        Ok(())
+    }
+
+    /// Records that may have been read are gone (`seal-protocol` R37).
+    fn report_loss(&self, frozen: &FrozenPartition, next_base: Offset) {
+        self.unclean_recoveries.inc();
+        let lost: Vec<String> = frozen.active.lost.iter().map(Member::to_string).collect();
+        tracing::error!(
+            partition = ?frozen.partition.id(),
+            end = frozen.info.end.0,
+            next_base = next_base.0,
+            lost = lost.join(", "),
+            "records may be lost: the only replica did not stop cleanly and had not synced them"
+        );
     }
 
     /// Does the same for several partitions, [`SEALS_AT_ONCE`] at a time: most of it is waiting
@@ -188,37 +264,15 @@ impl Core {
         results
     }
 
-    fn seal_command(
-        &self,
-        partition: PartitionId,
-        active: &SegmentRecord,
-        info: &SealInfo,
-        next: SegmentId,
-    ) -> SealAndOpenSingle {
-        SealAndOpenSingle {
-            partition,
-            segment: active.id,
-            version: active.version,
-            end: info.end,
-            bytes: info.bytes,
-            max_timestamp: info.max_timestamp,
-            digest: Some(info.digest.to_be_bytes()),
-            next,
-            leader: self.node_id(),
-            leader_incarnation: self.incarnation,
-        }
-    }
-
     /// A refused command changed nothing, so appends go on. Of any other failure nobody knows
     /// whether it was applied: thawing could let a segment grow past its sealed end (`seal-protocol`
     /// F37), so the partitions stay frozen until [`Core::resume_failed`] or a restart reads what was
     /// decided.
-    async fn seal_unknown(
-        &self,
-        frozen: &[(Partition, SegmentRecord, SealInfo)],
-        error: &ProposeError,
-    ) {
-        for (partition, active, _) in frozen {
+    async fn seal_unknown(&self, frozen: &[FrozenPartition], error: &ProposeError) {
+        for FrozenPartition {
+            partition, active, ..
+        } in frozen
+        {
             if matches!(error, ProposeError::Apply(_)) {
                 self.thaw(partition, active.id).await;
             } else {
@@ -254,12 +308,28 @@ impl Core {
                 continue;
             };
             let last = partition.segments().pop();
-            let is_behind = last.is_some_and(|last| last.end.is_none() && last.id != active.id);
+            let is_behind = last
+                .as_ref()
+                .is_some_and(|last| last.end.is_none() && last.id != active.id);
             // Freezing once more tells the log which segment is left.
-            if !is_behind || partition.seal_begin().await.is_err() {
+            if !is_behind {
                 continue;
             }
-            match partition.seal_commit(segment_spec(active)).await {
+            let Ok(frozen) = partition.seal_begin().await else {
+                continue;
+            };
+            let Some(last) = last.filter(|last| last.id == frozen.segment) else {
+                continue;
+            };
+            let sealed = SegmentSpec {
+                id: last.id,
+                base: last.base,
+                epoch: last.epoch,
+                end: Some(frozen.end),
+                compacted_from: None,
+                held: true,
+            };
+            match partition.advance(sealed, segment_spec(active)).await {
                 Ok(()) => {
                     tracing::info!(partition = ?partition.id(), "the partition works again");
                     self.forget_failed(partition.id());

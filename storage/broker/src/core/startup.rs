@@ -11,14 +11,15 @@ use std::{
 };
 
 use mainstem_log::LogEvent;
-use mainstem_metadata::{Applied, Command, Endpoint, Roles, Topic};
-use mainstem_record::{PartitionId, PartitionIndex};
+use mainstem_metadata::{Applied, Command, Endpoint, Life, Roles, Topic};
+use mainstem_record::{BrokerId, Incarnation, PartitionId, PartitionIndex};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{BrokerDeps, BrokerError, Core, PARTITIONS_AT_ONCE, roll::Rolling};
+use crate::metrics;
 
 /// How often a long start says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(3);
@@ -33,7 +34,8 @@ impl Core {
     pub(crate) async fn start(
         deps: BrokerDeps,
     ) -> Result<(Arc<Self>, mpsc::Receiver<LogEvent>), BrokerError> {
-        let incarnation = register(&deps).await?;
+        let (incarnation, life) = register(&deps).await?;
+        let unclean_recoveries = metrics::unclean_recoveries(&deps.registry)?;
         let core = Arc::new(Self {
             env: deps.env,
             config: deps.config,
@@ -43,6 +45,8 @@ impl Core {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             incarnation,
+            life,
+            unclean_recoveries,
             failed: RwLock::default(),
             topic_configs: dashmap::DashMap::new(),
             producer_ids: Mutex::default(),
@@ -52,6 +56,21 @@ impl Core {
         core.open_all().await?;
         core.seal_earlier_incarnations().await?;
         Ok((core, deps.log_events))
+    }
+
+    /// The disk has failed, so what is in the page cache may be less than was acknowledged: that the
+    /// process dies proves nothing any more.
+    pub(crate) async fn doubt_disk(&self) {
+        if let Err(error) = self.life.doubt().await {
+            tracing::error!(%error, "the doubt about the disk is not noted");
+        }
+    }
+
+    /// Notes that this life ends with everything synced.
+    pub(crate) async fn note_clean_stop(&self) {
+        if let Err(error) = self.life.end().await {
+            tracing::warn!(%error, "the clean stop is not noted");
+        }
     }
 
     async fn open_all(self: &Arc<Self>) -> Result<(), BrokerError> {
@@ -116,15 +135,17 @@ impl Core {
     }
 }
 
-/// Registers this start of the node; its incarnation is one more than the last one's.
-async fn register(deps: &BrokerDeps) -> Result<mainstem_record::Incarnation, BrokerError> {
-    let broker = mainstem_record::BrokerId(deps.config.node_id);
-    let expected = deps
-        .metadata
-        .image()
-        .brokers
-        .get(&broker)
-        .map(|known| known.incarnation);
+/// Registers this start of the node; its incarnation is one more than the last one's. What the data
+/// directory proves of the last life goes with it, and the new one is noted before anything is
+/// acknowledged in it (`seal-protocol` R1, R2).
+async fn register(deps: &BrokerDeps) -> Result<(Incarnation, Life), BrokerError> {
+    let broker = BrokerId(deps.config.node_id);
+    let life = Life::load(&deps.env, &deps.config.data_dir).await?;
+    let image = deps.metadata.image();
+    let known = image.brokers.get(&broker);
+    let claim = life.claim(known);
+    let request = Uuid::from_bytes(deps.env.random_uuid());
+    life.prepare(request).await?;
     let endpoint = Endpoint {
         host: deps.advertise.0.clone(),
         port: deps.advertise.1,
@@ -132,16 +153,22 @@ async fn register(deps: &BrokerDeps) -> Result<mainstem_record::Incarnation, Bro
     let command = Command::RegisterBroker {
         broker,
         directory_id: deps.directory_id,
-        expected,
+        expected: known.map(|known| known.incarnation),
         listeners: BTreeMap::from([("kafka".to_owned(), endpoint)]),
         peer: None,
         roles: Roles::default(),
-        intact: None,
-        directory_life: None,
-        request: Uuid::nil(),
+        intact: claim.intact,
+        directory_life: claim.directory_life,
+        request,
     };
-    match deps.metadata.propose(command).await? {
-        Applied::Registered { incarnation } => Ok(incarnation),
+    let incarnation = match deps.metadata.propose(command).await? {
+        Applied::Registered { incarnation } => incarnation,
         other => panic!("metadata answered a registration with {other:?}"),
+    };
+    life.begin(incarnation).await?;
+    if known.is_some() {
+        let is_intact = claim.intact.is_some();
+        tracing::info!(incarnation = incarnation.0, is_intact, "registered again");
     }
+    Ok((incarnation, life))
 }

@@ -6,11 +6,11 @@ use mainstem_config::Config;
 use mainstem_env::{Env, MemFs};
 use mainstem_log::{Ack, Append, Log, LogOptions, Partition};
 use mainstem_metadata::{
-    Command, Metadata, MetadataOptions, NewSegment, SealAndOpenSingle, SegmentFlush, StoreKind,
-    TopicOrigin,
+    Command, Metadata, MetadataOptions, NewSegment, NextSegment, SealAndOpen, SegmentFlush,
+    StoreKind, TopicOrigin,
 };
 use mainstem_record::{
-    EncodedRecord, Offset, PartitionId, PartitionIndex, SegmentId, TimestampMs, TopicId,
+    EncodedRecord, Member, Offset, PartitionId, PartitionIndex, SegmentId, TimestampMs, TopicId,
 };
 use uuid::Uuid;
 
@@ -125,7 +125,15 @@ async fn seal_of_unknown_outcome_stays_frozen_until_it_is_known_and_then_goes_on
         core.writable_partition(id).err(),
         Some(ErrorCode::KafkaStorageError)
     );
-    let seal = SealAndOpenSingle {
+    let me = Member::new(core.node_id(), core.incarnation);
+    let next = NextSegment {
+        id: core.new_segment_id(),
+        replicas: vec![me.broker],
+        isr: vec![me],
+        leader: me,
+        flush: SegmentFlush::Always,
+    };
+    let seal = SealAndOpen {
         partition: id,
         segment: active.id,
         version: active.version,
@@ -133,11 +141,10 @@ async fn seal_of_unknown_outcome_stays_frozen_until_it_is_known_and_then_goes_on
         bytes: info.bytes,
         max_timestamp: info.max_timestamp,
         digest: None,
-        next: core.new_segment_id(),
-        leader: core.node_id(),
-        leader_incarnation: core.incarnation,
+        durable: vec![me],
+        next,
     };
-    let command = Command::SealAndOpenSingle { seals: vec![seal] };
+    let command = Command::SealAndOpen { seals: vec![seal] };
     core.metadata.propose(command).await.expect("applied");
     core.resume_failed().await;
     assert_eq!(core.failed_count(), 0);

@@ -118,7 +118,10 @@ impl Life {
             .expect("the log");
         let deps = BrokerDeps {
             env: Env::real(),
-            config: config.clone(),
+            config: Arc::new(Config {
+                data_dir: dir.to_owned(),
+                ..(**config).clone()
+            }),
             metadata: metadata.clone(),
             log: log.clone(),
             log_events,

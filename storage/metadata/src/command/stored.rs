@@ -88,6 +88,27 @@ mod tests {
     }
 
     #[test]
+    fn seal_of_one_replica_keeps_its_meaning() {
+        let text = r#"{"format":2,"command":{"SealAndOpen":{"seals":[]}}}"#;
+        let read: Envelope = serde_json::from_str(text).expect("decode");
+        assert_eq!(read.command, Command::SealAndOpenSingle { seals: vec![] });
+        let text = text.replace("\"format\":2", "\"format\":3");
+        let read: Envelope = serde_json::from_str(&text).expect("decode");
+        assert_eq!(read.command, Command::SealAndOpen { seals: vec![] });
+        let text = r#"{"format":2,"command":{"RegisterBroker":{"broker":1,
+            "directory_id":"00000000-0000-0000-0000-000000000007","expected":null,
+            "listeners":{}}}}"#;
+        let read: Envelope = serde_json::from_str(text).expect("decode");
+        let text = serde_json::to_string(&read).expect("encode");
+        assert!(
+            text.ends_with(
+                r#""peer":null,"roles":{"controller":true,"broker":true},"intact":null,"directory_life":null,"request":"00000000-0000-0000-0000-000000000000"}}}"#
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn other_formats_commands_and_fields_are_refused() {
         for text in [
             r#"{"format":4,"command":"Barrier"}"#,
