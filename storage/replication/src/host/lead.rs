@@ -13,6 +13,8 @@ impl Host {
             LeaderEffect::Exposed(hw) => hosted.log().set_high_watermark(hw),
             LeaderEffect::AlterIsr(proposal) => self.inner.proposals.alter_isr(id, proposal),
             LeaderEffect::Seal(proposal) => self.inner.proposals.seal(id, proposal),
+            // Its log is thawed where it is brought in line with its machine.
+            LeaderEffect::Thawed => self.look_at(id),
             LeaderEffect::FrozenTooLong => self.give_up_leading(hosted),
             LeaderEffect::Unhealthy(member) => {
                 tracing::warn!(partition = %id, %member, "a replica acknowledges nothing");

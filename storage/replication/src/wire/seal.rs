@@ -280,6 +280,7 @@ impl Fenced {
         let segment = fields.segment()?;
         let outcome = match fields.u8()? {
             0 => Ok(FenceAnswer {
+                segment,
                 member,
                 version: fields.u32()?,
                 certificate: fields.offset()?,

@@ -112,6 +112,7 @@ fn seal_answer() -> impl Strategy<Value = SealAnswer> {
         let answers = all.into_iter().map(|(segment, outcome)| Fenced {
             segment,
             outcome: outcome.map(|(version, certificate, leo)| FenceAnswer {
+                segment,
                 member,
                 version,
                 certificate,

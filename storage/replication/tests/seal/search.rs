@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Walks that are tried for each case.
-const SEEDS_MAX: u64 = 4_000;
+const SEEDS_MAX: u64 = 2_000;
 
 /// So many of the fault cases are found, at least.
 const FOUND_MIN: usize = 30;

@@ -79,13 +79,15 @@ struct Walk {
 }
 
 /// What a walk has seen; `violation` if an invariant broke.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) violation: Option<String>,
     pub(crate) exposures: u64,
     pub(crate) seals: u64,
     pub(crate) lossy: u64,
     pub(crate) commands: usize,
+    /// What came out: the chain, and all that is on the disks.
+    pub(crate) end: String,
 }
 
 /// One walk, and what it has seen.
@@ -113,6 +115,7 @@ pub(crate) fn walk_of(seed: u64, keeps_life: Option<bool>) -> Seen {
         seals: world.ghost.seals,
         lossy: world.ghost.lossy,
         commands: world.images.len(),
+        end: format!("{:?} {:?}", world.chain(), world.disks()),
     }
 }
 

@@ -5,7 +5,7 @@ use mainstem_simulation::seeds;
 use crate::walk::walk;
 
 /// Walks with all rules in place.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1_000;
 
 #[test]
 fn walks_keep_every_invariant() {
@@ -29,4 +29,11 @@ fn walks_keep_every_invariant() {
     println!(
         "{walks} walks: {commands} commands, {exposures} exposures, {seals} seals, {lossy} lossy"
     );
+}
+
+#[test]
+fn a_seed_replays_exactly() {
+    for seed in 0..20 {
+        assert_eq!(walk(seed), walk(seed), "seed {seed}");
+    }
 }

@@ -160,6 +160,11 @@ impl World {
         chain.map(|it| it.cloned().collect()).unwrap_or_default()
     }
 
+    /// What is on the disks.
+    pub(crate) fn disks(&self) -> Vec<&broker::Disk> {
+        self.brokers.values().map(|broker| &broker.disk).collect()
+    }
+
     /// The last segment of the chain.
     pub(crate) fn open(&self) -> Segment {
         Segment::open(&self.head(), self.partition).expect("the chain has an open end")
