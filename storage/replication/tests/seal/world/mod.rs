@@ -343,7 +343,9 @@ impl World {
                 true
             }
             Stop::Restored => {
-                if let Some(backup) = backup {
+                // A copy of the present life cannot be told from what it has become (decision 0025).
+                let registered = disk.registered;
+                if let Some(backup) = backup.filter(|backup| backup.registered != registered) {
                     *disk = backup;
                 }
                 disk.marker = None;
