@@ -1,7 +1,13 @@
 //! Where a node lives: a process on a host of its own, whose blocking work takes its time; and where
 //! its clients do.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use mainstem_env::{BoxFuture, Env, Fs, Tasks};
 use mainstem_simulation::{Dice, HostId, Process, SimFs, World};
@@ -20,12 +26,23 @@ const LIFE_BITS: u32 = 12;
 /// The longest that blocking work takes.
 const WORK_US_MAX: u64 = 2000;
 
+/// The thread that writes and syncs a journal.
+const JOURNAL_THREAD: &str = "log-journal";
+
 /// Blocking work takes a random time, so that what is appended meanwhile forms the next group.
 struct SlowTasks {
     tasks: Arc<dyn Tasks>,
     world: World,
     dice: Mutex<Dice>,
     stalls: watch::Receiver<bool>,
+}
+
+/// A thread whose every turn takes its time, as one does that writes and syncs.
+struct SlowThread {
+    task: BoxFuture<'static, ()>,
+    world: World,
+    dice: Dice,
+    turn: Option<BoxFuture<'static, ()>>,
 }
 
 /// Holds all blocking work back, syncs among it, as a disk does that stalls.
@@ -71,6 +88,42 @@ impl Tasks for SlowTasks {
             work();
         };
         self.tasks.spawn(name, Box::pin(work));
+    }
+
+    fn dedicated(
+        &self,
+        name: &'static str,
+        number: usize,
+        task: BoxFuture<'static, ()>,
+    ) -> io::Result<()> {
+        if name != JOURNAL_THREAD {
+            return self.tasks.dedicated(name, number, task);
+        }
+        let thread = SlowThread {
+            task,
+            world: self.world.clone(),
+            dice: self.dice.lock().fork(),
+            turn: None,
+        };
+        self.tasks.dedicated(name, number, Box::pin(thread))
+    }
+}
+
+// === impl SlowThread ===
+
+impl Future for SlowThread {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        use mainstem_env::Clock as _;
+        let this = &mut *self;
+        let turn = this.turn.get_or_insert_with(|| {
+            let took = Duration::from_micros(this.dice.below(WORK_US_MAX));
+            this.world.clock().sleep(took)
+        });
+        ready!(turn.as_mut().poll(context));
+        this.turn = None;
+        this.task.as_mut().poll(context)
     }
 }
 
