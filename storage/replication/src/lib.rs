@@ -19,9 +19,11 @@
 //! leaders and controllers may propose at once. What does not live here: segment files
 //! (`mainstem_log`), connections (`mainstem_peers`), and what clients are answered.
 
+mod controller;
 mod host;
 pub mod machine;
 mod replication;
 pub mod wire;
 
+pub use controller::{Counts, NewPartitions, PlaceError};
 pub use replication::{NotLed, Policies, Replication, ReplicationDeps, ReplicationError};

@@ -26,8 +26,10 @@ pub struct Registered {
 #[derive(Clone, Copy, Debug)]
 struct Session {
     incarnation: Incarnation,
-    /// The last heartbeat; for a controller that begins, the moment when it began.
-    heard: Duration,
+    /// The last heartbeat; `None` if only others spoke of that life.
+    heard: Option<Duration>,
+    /// It refuses connections since.
+    refused: bool,
 }
 
 /// The sessions that one controller sees.
@@ -50,48 +52,64 @@ impl Liveness {
 
     /// A heartbeat. One of an earlier life is late and says nothing.
     pub fn heartbeat(&mut self, member: Member, now: Duration) {
-        let session = self.sessions.entry(member.broker).or_insert(Session {
-            incarnation: member.incarnation,
-            heard: now,
-        });
-        if session.incarnation <= member.incarnation {
-            session.incarnation = member.incarnation;
-            session.heard = session.heard.max(now);
+        let session = self.session(member);
+        if session.incarnation == member.incarnation {
+            session.heard = session.heard.max(Some(now));
+            session.refused = false;
         }
     }
 
     /// Others report that the broker refuses connections: its session ends now, unless it is heard
-    /// again.
+    /// again. Also that of a life that this controller has not heard: its node may have been the
+    /// controller before.
     pub fn refused(&mut self, member: Member) {
-        let session = self.sessions.get_mut(&member.broker);
-        if let Some(session) = session.filter(|it| it.incarnation == member.incarnation) {
-            session.heard = Duration::ZERO;
+        let session = self.session(member);
+        if session.incarnation == member.incarnation {
+            session.refused = true;
         }
+    }
+
+    /// The session of the newest life that was spoken of.
+    fn session(&mut self, member: Member) -> &mut Session {
+        let fresh = Session {
+            incarnation: member.incarnation,
+            heard: None,
+            refused: false,
+        };
+        let session = self.sessions.entry(member.broker).or_insert(fresh);
+        if session.incarnation < member.incarnation {
+            *session = fresh;
+        }
+        session
+    }
+
+    fn of(&self, member: Member) -> Option<&Session> {
+        let session = self.sessions.get(&member.broker);
+        session.filter(|it| it.incarnation == member.incarnation)
+    }
+
+    /// When that life was heard last by this controller.
+    pub fn heard(&self, member: Member) -> Option<Duration> {
+        self.of(member).and_then(|session| session.heard)
     }
 
     /// Whether that life of a broker has a session.
     pub fn is_live(&self, member: Member, now: Duration) -> bool {
-        let heard = match self.sessions.get(&member.broker) {
-            Some(session) if session.incarnation == member.incarnation => session.heard,
-            // A life that was heard, but not by this controller: it gets a whole session.
-            _ => self.began,
-        };
-        now < heard.saturating_add(self.timeout)
+        let is_refused = self.of(member).is_some_and(|session| session.refused);
+        !is_refused && self.silent_for(member, now) < self.timeout
     }
 
-    /// Since when a life has not been heard of.
+    /// Since when a life has not been heard of; one that this controller never heard gets a whole
+    /// session from when it began.
     pub fn silent_for(&self, member: Member, now: Duration) -> Duration {
-        let session = self.sessions.get(&member.broker);
-        let heard = session.filter(|it| it.incarnation == member.incarnation);
-        now.saturating_sub(heard.map_or(self.began, |session| session.heard))
+        now.saturating_sub(self.heard(member).unwrap_or(self.began))
     }
 
     /// What has changed, against what the image says of all brokers.
     pub fn tick(&self, brokers: &[Registered], now: Duration) -> Vec<Transition> {
         let changed = brokers.iter().filter_map(|broker| {
             let live = self.is_live(broker.member, now);
-            let heard = self.sessions.get(&broker.member.broker);
-            let heard = heard.is_some_and(|it| it.incarnation == broker.member.incarnation);
+            let heard = self.heard(broker.member).is_some();
             match (broker.fenced, live) {
                 (false, false) => Some(Transition::Fence(broker.member)),
                 (true, true) if heard => Some(Transition::Unfence(broker.member)),
@@ -152,5 +170,11 @@ mod tests {
         assert!(!liveness.is_live(member(1), now));
         liveness.heartbeat(member(1), now);
         assert!(liveness.is_live(member(1), now));
+        // Of a life that was never heard here, too; not of one that is over.
+        liveness.refused(member(2));
+        assert!(!liveness.is_live(member(2), now));
+        liveness.heartbeat(member(3), now);
+        liveness.refused(member(2));
+        assert!(liveness.is_live(member(3), now));
     }
 }

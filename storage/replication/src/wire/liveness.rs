@@ -1,7 +1,7 @@
 //! Heartbeats of brokers.
 
 use bytes::Bytes;
-use mainstem_record::{BrokerId, Member};
+use mainstem_record::{Member, PartitionId, SegmentId};
 
 use super::{
     WireError,
@@ -10,6 +10,11 @@ use super::{
 
 const HEARTBEAT: u8 = 1;
 const ANSWER: u8 = 2;
+
+/// A member and an i32.
+const SUSPECT_BYTES: usize = 16;
+/// A partition and a segment.
+const ROLL_BYTES: usize = 36;
 
 /// A broker tells the controller that it lives, every `broker.heartbeat.interval.ms`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,11 +28,20 @@ pub struct Heartbeat {
     /// Whether it is about to stop.
     pub draining: bool,
     /// Nodes that refuse its connections: their processes are likely gone.
-    pub refused: Vec<BrokerId>,
+    pub refused: Vec<Suspect>,
+}
+
+/// A node that refuses connections, though it is registered in that life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suspect {
+    /// Which, in the life that it was known in before it refused.
+    pub member: Member,
+    /// How many milliseconds ago it did so last.
+    pub ago_ms: u32,
 }
 
 /// The controller's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeartbeatAnswer {
     /// The version of the controller's image.
     pub image: u64,
@@ -35,6 +49,17 @@ pub struct HeartbeatAnswer {
     pub session: Session,
     /// When the next heartbeat is expected, in milliseconds.
     pub interval_ms: u32,
+    /// Segments that this broker leads and should seal, so that the next ones are placed anew.
+    pub rolls: Vec<RollOrder>,
+}
+
+/// A segment that its leader should seal (R28), if it still leads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RollOrder {
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// Which.
+    pub segment: SegmentId,
 }
 
 /// What a controller holds of the life that sent a heartbeat.
@@ -58,12 +83,15 @@ impl Heartbeat {
     /// # Panics
     /// More nodes than [`super::SEGMENTS_MAX`].
     pub fn encode(&self) -> Bytes {
-        let mut body = Body::new(HEARTBEAT, 32 + 4 * self.refused.len());
+        let mut body = Body::new(HEARTBEAT, 32 + SUSPECT_BYTES * self.refused.len());
         body.member(self.member);
         body.u64(self.image);
         body.bool(self.ready);
         body.bool(self.draining);
-        body.list(&self.refused, |body, node| body.i32(node.0));
+        body.list(&self.refused, |body, suspect| {
+            body.member(suspect.member);
+            body.u32(suspect.ago_ms);
+        });
         body.done()
     }
 
@@ -78,7 +106,12 @@ impl Heartbeat {
             image: fields.u64()?,
             ready: fields.bool()?,
             draining: fields.bool()?,
-            refused: fields.list(4, |fields| fields.i32().map(BrokerId))?,
+            refused: fields.list(SUSPECT_BYTES, |fields| {
+                Ok(Suspect {
+                    member: fields.member()?,
+                    ago_ms: fields.u32()?,
+                })
+            })?,
         };
         fields.end(heartbeat)
     }
@@ -88,8 +121,11 @@ impl Heartbeat {
 
 impl HeartbeatAnswer {
     /// Its bytes.
+    ///
+    /// # Panics
+    /// More segments than [`super::SEGMENTS_MAX`].
     pub fn encode(&self) -> Bytes {
-        let mut body = Body::new(ANSWER, 16);
+        let mut body = Body::new(ANSWER, 20 + ROLL_BYTES * self.rolls.len());
         body.u64(self.image);
         body.u8(match self.session {
             Session::Live => 0,
@@ -98,6 +134,10 @@ impl HeartbeatAnswer {
             Session::NotController => 3,
         });
         body.u32(self.interval_ms);
+        body.list(&self.rolls, |body, roll| {
+            body.partition(roll.partition);
+            body.segment(roll.segment);
+        });
         body.done()
     }
 
@@ -117,6 +157,12 @@ impl HeartbeatAnswer {
                 _ => return Err(WireError::Value("a session")),
             },
             interval_ms: fields.u32()?,
+            rolls: fields.list(ROLL_BYTES, |fields| {
+                Ok(RollOrder {
+                    partition: fields.partition()?,
+                    segment: fields.segment()?,
+                })
+            })?,
         };
         fields.end(answer)
     }

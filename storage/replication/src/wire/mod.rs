@@ -22,7 +22,7 @@ mod stream;
 mod tests;
 
 pub use copy::{CopyHello, CopyPart, TailAnswer, TailQuestion};
-pub use liveness::{Heartbeat, HeartbeatAnswer, Session};
+pub use liveness::{Heartbeat, HeartbeatAnswer, RollOrder, Session, Suspect};
 pub use seal::{
     CopyOrder, DigestOf, DigestQuestion, FenceOrder, Fenced, SealAnswer, SealQuestion, Unfenced,
 };

@@ -40,7 +40,9 @@ fn bytes() -> impl Strategy<Value = Bytes> {
 }
 
 fn heartbeat() -> impl Strategy<Value = Heartbeat> {
-    let refused = vec(any::<i32>().prop_map(BrokerId), 0..LIST_MAX);
+    let suspect = (member(), any::<u32>());
+    let suspect = suspect.prop_map(|(member, ago_ms)| Suspect { member, ago_ms });
+    let refused = vec(suspect, 0..LIST_MAX);
     let flags = (any::<bool>(), any::<bool>());
     (member(), any::<u64>(), flags, refused).prop_map(
         |(member, image, (ready, draining), refused)| Heartbeat {
@@ -60,11 +62,15 @@ fn heartbeat_answer() -> impl Strategy<Value = HeartbeatAnswer> {
         Just(Session::Unknown),
         Just(Session::NotController),
     ];
-    (any::<u64>(), session, any::<u32>()).prop_map(|(image, session, interval_ms)| {
+    let roll = (partition(), segment());
+    let roll = roll.prop_map(|(partition, segment)| RollOrder { partition, segment });
+    let rolls = vec(roll, 0..LIST_MAX);
+    (any::<u64>(), session, any::<u32>(), rolls).prop_map(|(image, session, interval_ms, rolls)| {
         HeartbeatAnswer {
             image,
             session,
             interval_ms,
+            rolls,
         }
     })
 }

@@ -1,0 +1,4 @@
+//! The controller: what a term decides, and the shell around it.
+
+mod term;
+mod world;
