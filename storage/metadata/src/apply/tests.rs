@@ -5,6 +5,7 @@ mod random;
 mod restarts;
 mod seals;
 mod topics;
+mod walks;
 
 use std::collections::BTreeMap;
 

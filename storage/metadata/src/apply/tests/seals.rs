@@ -56,12 +56,11 @@ fn leavers_of_a_set_that_is_too_small_are_eligible_until_it_is_large_enough() {
     let change = |off: &[Rule]| {
         let mut cluster = Cluster::two_of_three();
         let _off = without(off);
-        let steps = [vec![1, 2], vec![1], vec![1, 3]].map(|isr| {
+        [vec![1, 2], vec![1], vec![1, 3]].map(|isr| {
             let isr = isr.into_iter().map(|broker| cluster.now(broker)).collect();
             cluster.alter(isr).expect("applied");
             cluster.sets().1
-        });
-        steps
+        })
     };
     assert_eq!(change(&[]), [vec![], vec![2], vec![]]);
     assert_eq!(change(&[Rule::R19Join]), [const { Vec::<i32>::new() }; 3]);
@@ -279,7 +278,7 @@ fn next_segment_has_enough_members_and_a_live_leader_and_nobody_who_is_lost() {
     fenced.next.leader = cluster.now(2);
     // F45: declared lost, and not registered since.
     cluster.declare_lost(1).expect("declared");
-    let mut lost = good.clone();
+    let mut lost = good;
     lost.version = cluster.open().version;
     lost.next = cluster.next([2, 1]);
     let refused = cluster.apply_commit(lost.clone());
@@ -459,7 +458,7 @@ fn copies_are_added_by_the_life_that_verified_them_and_leave_while_enough_remain
     let stale = copy(&cluster, 3);
     let other = SegmentCopy {
         digest: Some([2; 16]),
-        ..stale.clone()
+        ..stale
     };
     assert_eq!(add(&mut cluster, other), Err(ApplyError::DigestMismatch));
     let member = stale.member;
@@ -467,7 +466,7 @@ fn copies_are_added_by_the_life_that_verified_them_and_leave_while_enough_remain
     assert_eq!(early, Err(ApplyError::NotComplete { member }));
     let open = SegmentCopy {
         segment: cluster.open().id,
-        ..stale.clone()
+        ..stale
     };
     assert!(matches!(
         add(&mut cluster, open),
