@@ -1,7 +1,10 @@
 use std::collections::BTreeSet;
 
 use super::world::*;
-use crate::controller::term::Effect;
+use crate::{
+    controller::term::{Effect, Term},
+    machine::Timers,
+};
 use mainstem_metadata::Command;
 use mainstem_record::{BrokerId, Incarnation, Member, Offset};
 
@@ -259,4 +262,32 @@ fn a_broker_is_declared_lost_only_where_that_is_allowed_and_after_the_time_for_i
     assert!(!world.image.brokers[&BrokerId(1)].lost);
     let now = Member::new(BrokerId(1), Incarnation(3));
     assert!(world.image.is_current(now));
+}
+
+#[test]
+fn two_controllers_at_once_are_harmless() {
+    let mut world = World::new(3);
+    world.create(1, 5, &[1, 2, 3], 2);
+    world.run(ms(1_000));
+    world.kill(1);
+    let mut other = Term::new(Timers::default(), INTERVAL, &world.image, world.now);
+    for _ in 0..200 {
+        world.now += ms(50);
+        for _ in 0..2 {
+            // Each hears every broker, and sees what the other has brought about.
+            let is_due = world.now.as_millis() % 500 == 0;
+            if is_due {
+                world.heartbeats();
+            }
+            for effect in world.tick() {
+                world.perform(effect);
+            }
+            std::mem::swap(&mut world.term, &mut other);
+        }
+    }
+    for index in 0..5 {
+        let record = world.image.partition(partition(1, index)).expect("known");
+        assert_eq!(record.segments.len(), 2);
+        assert!(world.leader(partition(1, index)).is_some());
+    }
 }

@@ -166,7 +166,9 @@ impl Sealing {
     /// An answer to Fence or CopyTail. A fence holds for the whole life of who answers, so the
     /// answer holds whatever version it names.
     pub fn answer(&mut self, answer: FenceAnswer, now: Duration) {
-        if answer.segment != self.segment.id {
+        let ends = [self.segment.base, answer.certificate, answer.leo];
+        // Ends in another order are none that a broker can have of this segment.
+        if answer.segment != self.segment.id || !ends.is_sorted() {
             return;
         }
         let kept = self.answers.entry(answer.member.broker).or_insert(answer);
