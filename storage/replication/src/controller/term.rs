@@ -33,6 +33,9 @@ const ROLLS_PER_ANSWER: usize = 256;
 const REPORT_LIFE: Duration = Duration::from_secs(2);
 /// Brokers that must say so where the controller itself sees nothing.
 const REPORTERS_MIN: usize = 2;
+/// A broker that is still opening what it holds counts as one that leads so many segments: it leads
+/// a new one only where all others do, too.
+const UNREADY_LEADS: u32 = 1 << 30;
 /// The pause between two looks for segments that should be somewhere else.
 const MOVES_PAUSE: Duration = Duration::from_secs(1);
 /// Brokers must have come and gone no more for so long before segments are made to use them.
@@ -84,6 +87,8 @@ pub(crate) struct Term {
     liveness: Liveness,
     /// Who refuses whom, by the one that refuses.
     reports: BTreeMap<Member, BTreeMap<BrokerId, Report>>,
+    /// Lives that have opened all that they hold.
+    ready: BTreeSet<Member>,
     /// Transitions that were proposed.
     proposed: BTreeMap<Member, Proposed>,
     seals: Seals,
@@ -114,6 +119,7 @@ impl Term {
             census: Census::default(),
             liveness: Liveness::new(timers.session_timeout, now),
             reports: BTreeMap::new(),
+            ready: BTreeSet::new(),
             proposed: BTreeMap::new(),
             seals: Seals::new(timers),
             sealed: Vec::new(),
@@ -160,6 +166,10 @@ impl Term {
         let current = broker.filter(|it| it.incarnation == member.incarnation && !it.lost);
         // Of a life that the image does not show yet, too: it may be newer than the image.
         self.liveness.heartbeat(member, now);
+        match heartbeat.ready {
+            true => self.ready.insert(member),
+            false => self.ready.remove(&member),
+        };
         self.reports.remove(&member);
         for suspect in &heartbeat.refused {
             let ago = Duration::from_millis(u64::from(suspect.ago_ms));
@@ -265,7 +275,13 @@ impl Term {
             .map(|broker| broker.member)
             .filter(|member| self.liveness.is_live(*member, now))
             .collect();
-        let healthy = self.census.healthy(|member| live.contains(&member));
+        let mut healthy = self.census.healthy(|member| live.contains(&member));
+        self.ready.retain(|member| live.contains(member));
+        for (member, load) in &mut healthy {
+            if !self.ready.contains(member) {
+                load.leads = load.leads.saturating_add(UNREADY_LEADS);
+            }
+        }
         self.note_settled(&healthy, now);
         effects.extend(self.moves(&healthy, now));
         let mut outside = Outside {

@@ -26,7 +26,9 @@ pub struct Registered {
 #[derive(Clone, Copy, Debug)]
 struct Session {
     incarnation: Incarnation,
-    /// The last heartbeat; `None` if only others spoke of that life.
+    /// Since when it is known of: it gets a whole session from then.
+    since: Duration,
+    /// The last heartbeat; `None` if none came yet.
     heard: Option<Duration>,
     /// It refuses connections since.
     refused: bool,
@@ -36,7 +38,8 @@ struct Session {
 #[derive(Clone, Debug)]
 pub struct Liveness {
     timeout: Duration,
-    began: Duration,
+    /// When it was looked at last; when it began at first.
+    looked: Duration,
     sessions: BTreeMap<BrokerId, Session>,
 }
 
@@ -45,14 +48,14 @@ impl Liveness {
     pub fn new(timeout: Duration, now: Duration) -> Self {
         Self {
             timeout,
-            began: now,
+            looked: now,
             sessions: BTreeMap::new(),
         }
     }
 
     /// A heartbeat. One of an earlier life is late and says nothing.
     pub fn heartbeat(&mut self, member: Member, now: Duration) {
-        let session = self.session(member);
+        let session = self.session(member, now);
         if session.incarnation == member.incarnation {
             session.heard = session.heard.max(Some(now));
             session.refused = false;
@@ -63,16 +66,17 @@ impl Liveness {
     /// again. Also that of a life that this controller has not heard: its node may have been the
     /// controller before.
     pub fn refused(&mut self, member: Member) {
-        let session = self.session(member);
+        let session = self.session(member, self.looked);
         if session.incarnation == member.incarnation {
             session.refused = true;
         }
     }
 
     /// The session of the newest life that was spoken of.
-    fn session(&mut self, member: Member) -> &mut Session {
+    fn session(&mut self, member: Member, now: Duration) -> &mut Session {
         let fresh = Session {
             incarnation: member.incarnation,
+            since: now,
             heard: None,
             refused: false,
         };
@@ -99,14 +103,21 @@ impl Liveness {
         !is_refused && self.silent_for(member, now) < self.timeout
     }
 
-    /// Since when a life has not been heard of; one that this controller never heard gets a whole
-    /// session from when it began.
+    /// Since when a life has not been heard of; one that was never heard gets a whole session from
+    /// when this controller first knew of it.
     pub fn silent_for(&self, member: Member, now: Duration) -> Duration {
-        now.saturating_sub(self.heard(member).unwrap_or(self.began))
+        let session = self.of(member);
+        let last = session.map_or(self.looked, |it| it.heard.unwrap_or(it.since));
+        now.saturating_sub(last)
     }
 
     /// What has changed, against what the image says of all brokers.
-    pub fn tick(&self, brokers: &[Registered], now: Duration) -> Vec<Transition> {
+    pub fn tick(&mut self, brokers: &[Registered], now: Duration) -> Vec<Transition> {
+        // A life that has come up since the last look.
+        for broker in brokers {
+            self.session(broker.member, self.looked);
+        }
+        self.looked = now;
         let changed = brokers.iter().filter_map(|broker| {
             let live = self.is_live(broker.member, now);
             let heard = self.heard(broker.member).is_some();
@@ -140,10 +151,20 @@ mod tests {
     #[test]
     fn a_new_controller_gives_everybody_a_whole_session() {
         let began = Duration::from_secs(100);
-        let liveness = Liveness::new(TIMEOUT, began);
+        let mut liveness = Liveness::new(TIMEOUT, began);
         assert_eq!(liveness.tick(&known(1, false), began + TIMEOUT / 2), []);
         let fence = [Transition::Fence(member(1))];
         assert_eq!(liveness.tick(&known(1, false), began + TIMEOUT), fence);
+    }
+
+    #[test]
+    fn a_broker_that_registers_gets_a_whole_session_before_its_first_heartbeat() {
+        let mut liveness = Liveness::new(TIMEOUT, Duration::ZERO);
+        let now = Duration::from_secs(100);
+        assert_eq!(liveness.tick(&[], now), []);
+        assert_eq!(liveness.tick(&known(1, false), now + TIMEOUT / 2), []);
+        let fence = [Transition::Fence(member(1))];
+        assert_eq!(liveness.tick(&known(1, false), now + TIMEOUT), fence);
     }
 
     #[test]
