@@ -23,6 +23,7 @@ mod controller;
 mod host;
 pub mod machine;
 mod replication;
+mod stream;
 pub mod wire;
 
 pub use controller::{Counts, NewPartitions, PlaceError};

@@ -30,6 +30,28 @@ pub(super) async fn read(
     read_below(shared, tools, read, bound).await
 }
 
+/// What is in memory below the log end, for followers.
+pub(super) fn cached_tail(
+    shared: &Shared,
+    tools: &Tools,
+    (from, bytes_max): (Offset, usize),
+    at_least_one_batch: bool,
+) -> Option<Chunk> {
+    let bound = shared.ends().log_end;
+    if from >= bound {
+        return Some(Chunk::empty(from));
+    }
+    let read = Read {
+        from,
+        bytes_max,
+        at_least_one_batch,
+        end: bound,
+    };
+    let chunk = shared.cache.lock().read(&read, bound)?;
+    tools.metrics.read_bytes_cache.inc_by(chunk.bytes as u64);
+    Some(chunk)
+}
+
 /// Reads up to the log end, for followers. What a cut takes away meanwhile is not damaged.
 pub(super) async fn read_tail(
     shared: &Arc<Shared>,
@@ -44,7 +66,7 @@ pub(super) async fn read_tail(
     };
     loop {
         let cuts = shared.cuts.load(Ordering::Acquire);
-        in_range(shared, from)?;
+        in_log(shared, from)?;
         let found = read_below(shared, tools, read, shared.ends().log_end).await;
         if shared.cuts.load(Ordering::Acquire) == cuts {
             return found;
@@ -134,6 +156,19 @@ pub(super) fn not_held(segment: &Segment) -> ReadError {
     ReadError::NotHeld {
         segment: segment.id,
         end: segment.end(),
+    }
+}
+
+/// A replica holds what lies below the log start too: who is to be one needs it.
+fn in_log(shared: &Shared, from: Offset) -> Result<(), ReadError> {
+    let state = *shared.state.read();
+    match state.status {
+        Status::Removed => Err(ReadError::Removed),
+        Status::Open | Status::Failed if from <= state.ends.log_end => Ok(()),
+        Status::Open | Status::Failed => Err(ReadError::OutOfRange {
+            log_start: state.ends.log_start,
+            log_end: state.ends.log_end,
+        }),
     }
 }
 

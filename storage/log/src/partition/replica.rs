@@ -61,13 +61,26 @@ impl Partition {
 
     /// As [`Partition::read`], up to the log end: what may still be cut, for followers and for
     /// nobody else. Returns at least one batch below the log end, and no more than about
-    /// `bytes_max` bytes.
+    /// `bytes_max` bytes. What lies below the log start is read too, while it is there.
     ///
     /// # Errors
     /// As [`Partition::read`].
     pub async fn read_tail(&self, from: Offset, bytes_max: usize) -> Result<Chunk, ReadError> {
         let (shared, tools) = (&self.inner.shared, &self.inner.tools);
         reads::read_tail(shared, tools, (from, bytes_max)).await
+    }
+
+    /// What [`Partition::read_tail`] would return if that is in memory, without waiting; nothing if
+    /// the first batch alone has more than `bytes_max` bytes, unless `at_least_one_batch`. `None` if
+    /// it must be read from the file.
+    pub fn cached_tail(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        at_least_one_batch: bool,
+    ) -> Option<Chunk> {
+        let (shared, tools) = (&self.inner.shared, &self.inner.tools);
+        reads::cached_tail(shared, tools, (from, bytes_max), at_least_one_batch)
     }
 
     /// As [`Partition::subscribe`], and also when the log end or the synced end has moved.

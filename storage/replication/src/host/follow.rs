@@ -166,4 +166,16 @@ impl Host {
         let leader = replica.leader().filter(|leader| !leader.is_stopped())?;
         Some(leader.high_watermark())
     }
+
+    /// Whether `follower` is in the confirmed ISR of `segment`, which this node leads.
+    pub(crate) fn is_in_sync(&self, id: PartitionId, segment: SegmentId, follower: Member) -> bool {
+        let Some(hosted) = self.hosted(id) else {
+            return false;
+        };
+        let state = hosted.state.lock();
+        let replica = state.replica.as_ref();
+        let replica = replica.filter(|replica| replica.segment().id == segment);
+        let leader = replica.and_then(|replica| replica.leader());
+        leader.is_some_and(|leader| leader.isr().contains(&follower))
+    }
 }
