@@ -175,6 +175,26 @@ impl Digest {
         Ok(())
     }
 
+    /// The digest of the first `bytes` bytes of the file, of which this is one. Reads no more than one
+    /// chunk, and that which is not known. Blocks.
+    pub(crate) fn of_prefix(mut self, file: &dyn File, bytes: u64) -> io::Result<u128> {
+        self.complete(file)?;
+        let mut chunks = self.chunks().unwrap_or_default();
+        if bytes < self.bytes {
+            let whole = bytes / CHUNK_BYTES;
+            chunks.truncate(usize::try_from(whole).unwrap_or(usize::MAX));
+            let start = whole * CHUNK_BYTES;
+            let rest = read_range(file, start, bytes)?;
+            if rest.len() as u64 != bytes - start {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if !rest.is_empty() {
+                chunks.push(xxh3_128(&rest));
+            }
+        }
+        Ok(digest_of_chunks(&chunks))
+    }
+
     /// The digests of all chunks; `None` before [`Digest::complete`], if that has to read.
     pub(crate) fn chunks(&self) -> Option<Vec<u128>> {
         if self.unread.is_some() {

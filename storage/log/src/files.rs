@@ -153,6 +153,7 @@ impl Files {
         for extension in [paths::LOG, paths::INDEX, paths::SNAPSHOT] {
             delete_file(&*self.fs, &segment.path.with_extension(extension))?;
         }
+        delete_file(&*self.fs, &segment.path.with_added_extension(paths::COPY))?;
         Ok(())
     }
 }

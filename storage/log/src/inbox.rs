@@ -103,6 +103,8 @@ pub(crate) struct ReplicaWork {
     pub(crate) bytes: usize,
     /// The QoS 2 publishes in them.
     pub(crate) qos2: Vec<Qos2Id>,
+    /// They come from another replica of a segment that is being sealed, not from its leader.
+    pub(crate) copied: bool,
 }
 
 /// What a shard is asked about one partition, in order with its appends.
@@ -115,6 +117,8 @@ pub(crate) enum Control {
     Install(Box<Install>, oneshot::Sender<Result<(), PartitionError>>),
     /// Say what is remembered where the active segment begins.
     Memory(oneshot::Sender<Option<Arc<Dedupe>>>),
+    /// Say how far the active segment is, and its digest.
+    Look(oneshot::Sender<Option<Frozen>>),
     /// Take that over.
     InstallMemory(Box<Dedupe>, oneshot::Sender<Result<(), PartitionError>>),
     /// Forget what lies above the cut, and say so in the journal. Nothing is written until
@@ -303,15 +307,19 @@ impl Inbox {
         self.send(shared, work, ack).await
     }
 
-    /// Waits for room.
+    /// Waits for room. `copied`: from another replica of a segment that is being sealed.
     pub(crate) async fn append_replica(
         &self,
         shared: &Arc<Shared>,
         append: ReplicaAppend,
+        copied: bool,
     ) -> Result<AppendTicket, AppendError> {
         self.usable(shared)?;
         let limit = self.decompressed_bytes_max;
-        let replica = prepare_replica(&append, limit)?;
+        let replica = ReplicaWork {
+            copied,
+            ..prepare_replica(&append, limit)?
+        };
         self.send(shared, Work::Replica(Box::new(replica)), append.ack)
             .await
     }
@@ -500,6 +508,7 @@ fn prepare_replica(
         batches: Vec::new(),
         bytes: rest.len(),
         qos2: Vec::new(),
+        copied: false,
     };
     let mut next = append.at;
     while !rest.is_empty() {

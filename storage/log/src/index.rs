@@ -116,6 +116,17 @@ impl Index {
         self.entry_before(after)
     }
 
+    /// Position and offset of the last indexed batch that begins at or before `offset`, and the highest
+    /// timestamp before it; `i64::MIN` if nothing is.
+    pub(crate) fn before(&self, offset: Offset) -> (u64, Offset, i64) {
+        let (position, base) = self.by_offset(offset);
+        let at = self
+            .entries
+            .partition_point(|entry| u64::from(entry.position) < position);
+        let entry = self.entries.get(at);
+        (position, base, entry.map_or(i64::MIN, |e| e.max_before))
+    }
+
     /// Position and offset of a batch at or before the first one with a timestamp of at least
     /// `at_least`.
     pub(crate) fn by_timestamp(&self, at_least: TimestampMs) -> (u64, Offset) {

@@ -1,7 +1,10 @@
 //! The handle of a partition.
 
 mod chain;
+mod copies;
+mod copy;
 mod cut;
+mod digest_at;
 mod estimate;
 mod matching;
 mod memory;
@@ -34,6 +37,7 @@ use crate::{
     spec::{Ends, PartitionSettings, ProducerSnapshot, SealInfo, SegmentInfo, SegmentSpec},
 };
 
+pub use copy::SegmentCopy;
 pub use matching::{Hits, Lookup};
 
 /// A partition of the log. Cheap to clone.

@@ -10,6 +10,7 @@
 //! <dir>/partitions/<topic uuid>/<index>/<20-digit base>-<segment uuid>.log   batches
 //!                                                                     .idx   once sealed
 //!                                                                     .snap  active, recovery point
+//!                                                                     .log.copy  being copied here
 //! ```
 //! What ends in `.deleted` or `.tmp` is rubbish of an interrupted operation.
 
@@ -24,6 +25,8 @@ pub(crate) const SNAPSHOT: &str = "snap";
 pub(crate) const RING: &str = "ring";
 pub(crate) const DELETED: &str = "deleted";
 pub(crate) const TEMPORARY: &str = "tmp";
+/// Added to the name of a segment that is being copied here.
+pub(crate) const COPY: &str = "copy";
 
 pub(crate) fn partitions(dir: &Path) -> PathBuf {
     dir.join("partitions")

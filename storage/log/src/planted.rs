@@ -70,6 +70,10 @@ pub enum Bug {
     CutKeepsProducers,
     /// A recovery point covers what may still be cut.
     PointAboveCommitted,
+    /// Copied chunks are taken without looking at their digests, and batches as they come.
+    UncheckedCopy,
+    /// A copy gets its name before its bytes are synced.
+    NoSyncOfCopy,
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -106,7 +110,7 @@ pub(crate) const fn planted(_: Bug) -> bool {
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::EarlyAck,
         Self::EarlyRead,
         Self::NoSegmentSync,
@@ -139,5 +143,7 @@ impl Bug {
         Self::SyncedPointAboveCut,
         Self::CutKeepsProducers,
         Self::PointAboveCommitted,
+        Self::UncheckedCopy,
+        Self::NoSyncOfCopy,
     ];
 }

@@ -160,6 +160,16 @@ pub(crate) fn recover(
     })
 }
 
+/// What the partition remembers at the end of these sealed segments, as far as those say that are here
+/// and come last. Blocks.
+pub(crate) fn dedupe_before(
+    options: &RecoverOptions,
+    dir: &Path,
+    before: &[SegmentSpec],
+) -> Result<Dedupe, LogError> {
+    sealed::dedupe_after(options, dir, held_run(before))
+}
+
 /// Those of these neighbours that come last and are here: what they tell of producers is whole.
 fn held_run(sealed: &[SegmentSpec]) -> &[SegmentSpec] {
     let begins = sealed.iter().rposition(|segment| !segment.held);
@@ -243,7 +253,10 @@ fn tidy(
         let known = spec.segments.iter().find(|s| s.id == id && s.base == base);
         if let Some(known) = known {
             // A recovery point of what has been sealed, once the index file is there.
-            if extension == paths::SNAPSHOT && good_header(fs, &path, known).is_some() {
+            let is_behind = extension == paths::SNAPSHOT && good_header(fs, &path, known).is_some();
+            // A copy of it was begun, and completed under its own name.
+            let is_copied = known.held && path.extension().is_some_and(|e| e == paths::COPY);
+            if is_behind || is_copied {
                 fs.remove_file(&path).map_err(LogError::io(&path))?;
             }
             continue;

@@ -130,6 +130,13 @@ impl Segment {
         self.labelled.store(labelled.to_byte(), Ordering::Release);
     }
 
+    /// Of one that is not held here: whether it may have a record with a timestamp of at least
+    /// `at_least`, as far as [`crate::Partition::tell_max_timestamp`] has told.
+    pub(crate) fn may_reach(&self, at_least: TimestampMs) -> bool {
+        let highest = self.state.read().max_timestamp;
+        highest == TimestampMs::NONE || highest >= at_least
+    }
+
     /// Whether its files are gone or about to go.
     pub(crate) fn is_dropped(&self) -> bool {
         self.dropped.load(Ordering::Acquire)

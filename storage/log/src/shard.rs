@@ -322,6 +322,10 @@ impl Shard {
             Control::Install(install, reply) => {
                 let _ = reply.send(writer.install(core, *install));
             }
+            Control::Look(reply) => {
+                // Nobody may be waiting.
+                let _ = reply.send(writer.look());
+            }
             Control::Memory(reply) => {
                 let _ = reply.send(writer.base_memory());
             }

@@ -30,7 +30,8 @@ pub enum Role {
     Leader(Commit),
     /// It appends what the leader has appended, byte for byte.
     Follower,
-    /// It appends nothing: the end of the active segment is being decided.
+    /// It appends what it copies from other replicas ([`crate::Partition::append_copied`]), and
+    /// nothing else: the end of the active segment is being decided (R22, R24).
     Fenced,
 }
 

@@ -84,20 +84,7 @@ pub(super) async fn cut(inner: &Inner, end: Offset) -> Result<(), PartitionError
 /// Finds out what stays, and lowers the synced point to it. Changes nothing else.
 async fn prepare(inner: &Inner, frozen: &Frozen, end: Offset) -> Result<Rebuilt, PartitionError> {
     let (shared, tools) = (inner.shared.clone(), inner.tools.clone());
-    let pool = tools.pool.for_shard(inner.inbox.health().clone());
-    let options = RecoverOptions {
-        fs: tools.env.fs.clone(),
-        pool,
-        wall_ms: tools.env.wall_ms(),
-        index_interval: tools.options.index_interval_bytes,
-        expiry_ms: expiry_ms(&tools.options),
-        decompressed_bytes_max: tools.options.decompressed_bytes_max,
-        clean: false,
-        synced: None,
-        log_dir: tools.options.dir.clone(),
-        progress: Arc::default(),
-        dirs: Arc::default(),
-    };
+    let options = recover_options(inner);
     let chain: Vec<SegmentSpec> = {
         let chain = shared.chain.read();
         chain.iter().map(|segment| segment.spec()).collect()
@@ -121,6 +108,24 @@ async fn prepare(inner: &Inner, frozen: &Frozen, end: Offset) -> Result<Rebuilt,
     .ok_or(PartitionError::CannotCut { end })
 }
 
+/// What recovery is to know to look at files of an open partition.
+pub(super) fn recover_options(inner: &Inner) -> RecoverOptions {
+    let tools = &inner.tools;
+    RecoverOptions {
+        fs: tools.env.fs.clone(),
+        pool: tools.pool.for_shard(inner.inbox.health().clone()),
+        wall_ms: tools.env.wall_ms(),
+        index_interval: tools.options.index_interval_bytes,
+        expiry_ms: expiry_ms(&tools.options),
+        decompressed_bytes_max: tools.options.decompressed_bytes_max,
+        clean: false,
+        synced: None,
+        log_dir: tools.options.dir.clone(),
+        progress: Arc::default(),
+        dirs: Arc::default(),
+    }
+}
+
 fn lower_checkpoint(tools: &Tools, shared: &Shared, point: SyncedPoint) -> io::Result<()> {
     if planted(Bug::SyncedPointAboveCut) {
         return Ok(());
@@ -129,7 +134,7 @@ fn lower_checkpoint(tools: &Tools, shared: &Shared, point: SyncedPoint) -> io::R
     tools.checkpoint.write(&*tools.env.fs)
 }
 
-fn io_of(error: LogError) -> io::Error {
+pub(super) fn io_of(error: LogError) -> io::Error {
     match error {
         LogError::Io { source, .. } => source,
         other => io::Error::other(other.to_string()),

@@ -22,7 +22,7 @@ use crate::{
 
 /// The longest memory that is taken over, in bytes: as many producers and sessions as a partition
 /// remembers, and a header.
-const MEMORY_BYTES_MAX: usize =
+pub(super) const MEMORY_BYTES_MAX: usize =
     PRODUCERS_MAX * PRODUCER_BYTES_MAX + SESSIONS_MAX * SESSION_BYTES_MAX + 4096;
 
 pub(super) async fn memory(inner: &Inner, id: SegmentId) -> Result<Bytes, PartitionError> {

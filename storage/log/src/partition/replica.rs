@@ -22,8 +22,8 @@ impl Partition {
     /// after are refused or taken by the new one. Appends of the old role that still wait fail with
     /// [`AppendError::NotLeader`] or [`AppendError::NotFollower`], which leaves their outcome open.
     ///
-    /// Returns the ends at that moment: from [`Role::Fenced`] on neither log end nor committed end
-    /// moves (R22). Under [`crate::Flush::Always`] what was written last is not synced yet:
+    /// Returns the ends at that moment: from [`Role::Fenced`] on the committed end does not move, and
+    /// the log end only with [`Partition::append_copied`] (R22, R24). Under [`crate::Flush::Always`] what was written last is not synced yet:
     /// [`Partition::flush`].
     ///
     /// # Errors
@@ -45,7 +45,18 @@ impl Partition {
     /// [`AppendError::NoMemory`]. Nothing was appended then.
     pub async fn append_replica(&self, append: ReplicaAppend) -> Result<AppendTicket, AppendError> {
         let (inbox, shared) = (&self.inner.inbox, &self.inner.shared);
-        inbox.append_replica(shared, append).await
+        inbox.append_replica(shared, append, false).await
+    }
+
+    /// As [`Partition::append_replica`], fenced: what another replica holds of a segment that is
+    /// being sealed (R24). Nothing that its leader sends is taken in that role, and none of this in
+    /// another one.
+    ///
+    /// # Errors
+    /// As [`Partition::append_replica`].
+    pub async fn append_copied(&self, append: ReplicaAppend) -> Result<AppendTicket, AppendError> {
+        let (inbox, shared) = (&self.inner.inbox, &self.inner.shared);
+        inbox.append_replica(shared, append, true).await
     }
 
     /// Says that all below is committed in the partition (R12): the committed end follows, as far as

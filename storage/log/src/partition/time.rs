@@ -34,7 +34,10 @@ pub(super) async fn find(
     search(shared, tools, move |files, chain, range| {
         for segment in chain {
             if !segment.held {
-                return Err(not_held(segment));
+                if segment.may_reach(at_least) {
+                    return Err(not_held(segment));
+                }
+                continue;
             }
             if let Some(found) = find_in(files, segment, at_least, range)? {
                 return Ok(Some(found));
@@ -47,19 +50,27 @@ pub(super) async fn find(
 
 pub(super) async fn max(shared: &Arc<Shared>, tools: &Tools) -> Result<Found, ReadError> {
     search(shared, tools, |files, chain, range| {
-        if let Some(segment) = chain.iter().find(|segment| !segment.held) {
-            return Err(not_held(segment));
-        }
         let mut best: Found = None;
         // The newest segments are the likeliest; an older one with the same timestamp wins.
-        for segment in chain.iter().rev() {
+        let (held, elsewhere): (Vec<_>, Vec<_>) = chain.iter().partition(|segment| segment.held);
+        for segment in held.into_iter().rev() {
             if let Some(found) = max_in(files, segment, best, range)?
                 && best.is_none_or(|(_, timestamp)| found.1 >= timestamp)
             {
                 best = Some(found);
             }
         }
-        Ok(best)
+        // A later one with the same timestamp is no better.
+        let beats = |segment: &&&Arc<Segment>| {
+            best.is_none_or(|(offset, timestamp)| {
+                let later = segment.base > offset;
+                segment.may_reach(TimestampMs(timestamp.0 + i64::from(later)))
+            })
+        };
+        match elsewhere.iter().find(beats) {
+            Some(segment) => Err(not_held(segment)),
+            None => Ok(best),
+        }
     })
     .await
 }

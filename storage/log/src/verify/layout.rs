@@ -128,5 +128,8 @@ pub(super) fn list(fs: &dyn Fs, dir: &Path) -> io::Result<Listing> {
 /// Whether it is rubbish of an interrupted operation, by its name.
 pub(super) fn is_leftover(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some(paths::DELETED | paths::TEMPORARY))
+    matches!(
+        extension,
+        Some(paths::DELETED | paths::TEMPORARY | paths::COPY)
+    )
 }

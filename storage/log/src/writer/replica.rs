@@ -7,6 +7,7 @@ use mainstem_record::Offset;
 
 use super::{Queued, Waiting, Writer, stage::Caller};
 use crate::{
+    active::{Active, Frozen},
     append::Appended,
     dedupe::Dedupe,
     error::{AppendError, PartitionError},
@@ -23,14 +24,16 @@ impl Writer {
 
     /// Why such an append cannot be made in this role, if so.
     pub(super) fn role_refusal(&self, work: &Work) -> Option<AppendError> {
-        let is_replica = matches!(work, Work::Replica(_));
-        match (self.role, is_replica) {
-            (Role::Leader(_), false) => None,
-            (Role::Follower, true) if self.needs_memory() => Some(AppendError::NoMemory),
-            (Role::Follower, true) => None,
-            (_, true) if planted(Bug::UnfencedReplica) => None,
-            (_, true) => Some(AppendError::NotFollower),
-            (_, false) => Some(AppendError::NotLeader),
+        let Work::Replica(replica) = work else {
+            let leads = matches!(self.role, Role::Leader(_));
+            return (!leads).then_some(AppendError::NotLeader);
+        };
+        match (self.role, replica.copied) {
+            (Role::Follower, false) | (Role::Fenced, true) => {
+                self.needs_memory().then_some(AppendError::NoMemory)
+            }
+            _ if planted(Bug::UnfencedReplica) => None,
+            _ => Some(AppendError::NotFollower),
         }
     }
 
@@ -148,6 +151,7 @@ impl Writer {
             mut batches,
             bytes,
             qos2,
+            copied: _,
         } = work;
         let unfenced = planted(Bug::UnfencedReplica);
         let rule = active.segment.rule;
@@ -230,6 +234,11 @@ impl Writer {
         }
         let leads = self.role == Role::Leader(Commit::External);
         self.base_memory = Some(memory).filter(|_| leads && !self.needs_memory());
+    }
+
+    /// The active segment as it is now, synced or not.
+    pub(crate) fn look(&self) -> Option<Frozen> {
+        self.active.as_ref().map(Active::freeze)
     }
 
     /// What is remembered where the active segment begins, if it is led here.

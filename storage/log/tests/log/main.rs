@@ -8,6 +8,7 @@
 mod clock;
 mod compaction;
 mod concurrent;
+mod copies;
 mod directory;
 mod faults;
 mod golden;

@@ -383,6 +383,24 @@ impl Cluster {
         finish(&replica.process, ticket).await
     }
 
+    /// As [`Self::give`], from a replica that does not lead.
+    pub(super) async fn give_copied(
+        &self,
+        at: usize,
+        offset: i64,
+        batches: Bytes,
+    ) -> Result<Appended, AppendError> {
+        let replica = &self.replicas[at];
+        let append = ReplicaAppend {
+            segment: self.active().id,
+            at: Offset(offset),
+            batches,
+            ack: Ack::Durable,
+        };
+        let ticket = finish(&replica.process, replica.partition.append_copied(append)).await?;
+        finish(&replica.process, ticket).await
+    }
+
     /// The high watermark follows what all have.
     async fn advance(&mut self) {
         let all = (0..REPLICAS).map(|at| self.leo(at)).min().unwrap();

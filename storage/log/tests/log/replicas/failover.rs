@@ -61,16 +61,16 @@ impl Cluster {
 
     /// Who is short copies from who is not (R24).
     async fn copy_tail(&mut self, at: usize, source: usize, end: i64) {
-        let replica = &self.replicas[at];
-        let role = replica.partition.set_role(Role::Follower);
-        finish(&replica.process, role).await.unwrap();
         let from = self.end_of(at);
         for (header, batch) in self.tail(source, from, 1000).await {
             if header.base_offset.0 >= end {
                 break;
             }
-            let given = self.give(at, header.base_offset.0, batch).await;
-            given.unwrap();
+            let begin = header.base_offset.0;
+            // What its leader has sent comes too late.
+            let late = self.give(at, begin, batch.clone()).await;
+            assert_eq!(late, Err(AppendError::NotFollower));
+            self.give_copied(at, begin, batch).await.unwrap();
         }
         assert_eq!(self.end_of(at), end);
         // What metadata calls complete survives what may come now.

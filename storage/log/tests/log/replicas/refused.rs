@@ -43,6 +43,9 @@ impl Cluster {
             let refused = self.give(follower, end, bad).await;
             assert_eq!(refused, Err(AppendError::InvalidBatch));
         }
+        // It follows: only its leader is listened to.
+        let refused = self.give_copied(follower, end, good.clone()).await;
+        assert_eq!(refused, Err(AppendError::NotFollower));
         let refused = self.give(self.leader, self.end_of(self.leader), good.clone());
         let refused = refused.await;
         let is_refused = matches!(

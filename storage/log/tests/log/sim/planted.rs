@@ -10,7 +10,7 @@ use mainstem_log::planted::{Bug, plant};
 use parking_lot::Mutex;
 
 use super::world_of;
-use crate::{compaction, replicas};
+use crate::{compaction, copies, replicas};
 
 /// A bug that is not found in so many seeds is not found.
 const SEEDS_MAX: u64 = 1000;
@@ -36,6 +36,9 @@ fn history(bug: Bug, seed: u64) {
         | Bug::RenameBeforeSync
         | Bug::NoSyncOfCompactedName => {
             compaction::history(seed);
+        }
+        Bug::UncheckedCopy | Bug::NoSyncOfCopy => {
+            copies::history(seed);
         }
         Bug::AckBeforeCommit
         | Bug::UncheckedReplica
