@@ -145,7 +145,7 @@ impl Host {
             batches,
             ack: mainstem_log::Ack::Durable,
         };
-        Ok(hosted.log().append_replica(append).await?)
+        Ok(hosted.log().append_copied(append).await?)
     }
 
     /// The answer of a segment that is fenced here, as it is now; `None` if it is not.
