@@ -1,10 +1,7 @@
 //! What the open segments of all partitions add up to: what each broker carries, and how many
 //! partitions are not as they should be. Kept up from image to image at the cost of what changed.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use mainstem_metadata::{Image, PartitionRecord, SegmentState, Topic};
 use mainstem_record::{BrokerId, Member, PartitionId, PartitionIndex};
@@ -32,7 +29,6 @@ pub(crate) struct Census {
     image: Arc<Image>,
     loads: BTreeMap<BrokerId, Load>,
     counts: Counts,
-    sealing: BTreeSet<PartitionId>,
 }
 
 /// Whether what is counted comes or goes.
@@ -48,11 +44,6 @@ impl Census {
     /// The image that was taken last.
     pub(crate) fn image(&self) -> &Arc<Image> {
         &self.image
-    }
-
-    /// Partitions whose open segment is `Sealing`.
-    pub(crate) fn sealing(&self) -> &BTreeSet<PartitionId> {
-        &self.sealing
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -110,22 +101,17 @@ impl Census {
                 index,
             };
             if let Some(record) = before {
-                self.count(id, (topic, record), Change::Goes);
+                self.count(topic, record, Change::Goes);
             }
             if let Some(record) = after {
-                self.count(id, (topic, record), Change::Comes);
+                self.count(topic, record, Change::Comes);
             }
             changed.push(id);
         }
     }
 
     /// Counts a partition by its record alone, so that it goes as it came.
-    fn count(
-        &mut self,
-        id: PartitionId,
-        (topic, record): (&Topic, &PartitionRecord),
-        change: Change,
-    ) {
+    fn count(&mut self, topic: &Topic, record: &PartitionRecord, change: Change) {
         let add = |count: &mut u64, is_so: bool| {
             *count = match change {
                 Change::Comes => count.saturating_add(u64::from(is_so)),
@@ -147,11 +133,6 @@ impl Census {
             &mut self.counts.under_min_isr,
             open.isr.len() < open.min_insync_count(),
         );
-        if is_sealing && change == Change::Comes {
-            self.sealing.insert(id);
-        } else {
-            self.sealing.remove(&id);
-        }
         for broker in &open.replicas {
             let load = self.loads.entry(*broker).or_default();
             let leads = *broker == open.leader && !is_sealing;
