@@ -41,7 +41,7 @@ pub use reference::reference_toml;
 pub use storage::StorageConfig;
 pub use table::{BrokerKey, broker_key, broker_keys};
 pub use topic::{
-    CleanupPolicy, CompressionType, FlushPolicy, InvalidValue, Isolation, MqttAccess, TopicConfig,
-    TopicDefaults, TopicKey, topic_key, topic_keys, validate_topic,
+    BATCH_BYTES_MAX, CleanupPolicy, CompressionType, FlushPolicy, InvalidValue, Isolation,
+    MqttAccess, TopicConfig, TopicDefaults, TopicKey, topic_key, topic_keys, validate_topic,
 };
 pub use value::{Allowed, ConfigKind};

@@ -17,6 +17,10 @@ mod types;
 
 pub use types::{CleanupPolicy, CompressionType, FlushPolicy, Isolation, MqttAccess};
 
+/// The largest batch that may be accepted: replicas take it in one message between nodes, of 16 MiB
+/// with what is around it.
+pub const BATCH_BYTES_MAX: usize = (16 << 20) - 4096;
+
 /// The broker's defaults of topic configs.
 pub type TopicDefaults = TopicConfig;
 
@@ -114,9 +118,10 @@ topic_table! {
     "segment.ms" / Some("log.roll.ms") => segment_ms: i64 = 604_800_000, Long, long_from(1);
     /// Milliseconds, random up to this for each segment, by which that is shortened.
     "segment.jitter.ms" / Some("log.roll.jitter.ms") => segment_jitter_ms: i64 = 0, Long, long_from(0);
-    /// Bytes of the largest record batch that is accepted, after compression.
+    /// Bytes of the largest record batch that is accepted, after compression. Replicas take a batch in
+    /// one message, which bounds it.
     "max.message.bytes" / Some("message.max.bytes") => max_message_bytes: i32 = 1_048_588, Int,
-        int_from(0);
+        ints(0, BATCH_BYTES_MAX as i128);
     /// The compression of stored batches: `producer` keeps what the producer chose.
     "compression.type" / Some("compression.type") => compression_type: CompressionType =
         CompressionType::Producer, String,

@@ -40,6 +40,9 @@ pub const FRAME_BYTES: usize = 1 << 20;
 /// The longest run of batches in a frame: a message of a stream less what is around it.
 pub const BATCHES_BYTES_MAX: usize = mainstem_peers::BODY_BYTES_MAX - 64;
 
+/// What topics accept goes into one frame.
+const _: () = assert!(mainstem_config::BATCH_BYTES_MAX <= BATCHES_BYTES_MAX);
+
 /// Why bytes are no body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
