@@ -1,18 +1,20 @@
 //! What a node says of its cluster on the admin HTTP: `/cluster/status` and `/cluster/nodes`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use mainstem_metadata::{Broker, Image, QuorumMember, QuorumStatus};
 use mainstem_record::BrokerId;
+use mainstem_replication::Counts;
 use serde_json::{Value, json};
 
 /// The cluster in short.
-pub(crate) fn status(node: BrokerId, image: &Image, quorum: &QuorumStatus) -> Value {
+pub(crate) fn status(node: BrokerId, image: &Arc<Image>, quorum: &QuorumStatus) -> Value {
     let voters = quorum.members.iter().filter(|member| member.voter);
     let of = |is: fn(&Broker) -> bool| -> Vec<i32> {
         let brokers = image.brokers.values().filter(|broker| is(broker));
         brokers.map(|broker| broker.id.0).collect()
     };
+    let counts = Counts::of(image);
     json!({
         "cluster_id": image.cluster_id,
         "node_id": node.0,
@@ -24,6 +26,10 @@ pub(crate) fn status(node: BrokerId, image: &Image, quorum: &QuorumStatus) -> Va
         "brokers": of(|_| true),
         "fenced": of(|broker| broker.fenced),
         "draining": of(|broker| broker.draining),
+        "partitions": counts.partitions,
+        "leaderless": counts.leaderless,
+        "under_replicated": counts.under_replicated,
+        "under_min_isr": counts.under_min_isr,
     })
 }
 

@@ -38,6 +38,17 @@ enum Change {
     Goes,
 }
 
+// === impl Counts ===
+
+impl Counts {
+    /// What an image adds up to. Looks at every partition.
+    pub fn of(image: &Arc<Image>) -> Self {
+        let mut census = Census::default();
+        census.take(image);
+        census.counts()
+    }
+}
+
 // === impl Census ===
 
 impl Census {

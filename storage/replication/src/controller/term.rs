@@ -62,6 +62,9 @@ pub(crate) struct Known<'a> {
     pub(crate) unclean: &'a dyn Fn(&Image, &Topic) -> bool,
 }
 
+/// How often it is said why a broker is not declared lost.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
 /// One broker says that it cannot reach another.
 #[derive(Clone, Copy)]
 struct Report {
@@ -446,7 +449,7 @@ impl Term {
                      waits for it");
                 let told = Proposed {
                     is_open: false,
-                    at: now,
+                    at: now.saturating_add(TOLD_AGAIN_AFTER),
                 };
                 self.proposed.insert(member, told);
                 continue;
