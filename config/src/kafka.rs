@@ -7,6 +7,11 @@ use crate::{
 
 pub use group::GroupConfig;
 
+fn is_factor(text: &str) -> bool {
+    text.parse::<i16>()
+        .is_ok_and(|factor| factor == -1 || factor >= 1)
+}
+
 section! {
     /// What concerns Kafka clients.
     pub struct KafkaConfig, at kafka, titled "Kafka clients" {
@@ -14,9 +19,10 @@ section! {
         "num.partitions" => num_partitions: i32 = 1, Int, ints(1, 10_000);
         /// Whether a topic that a client asks for and that is not there is made.
         "auto.create.topics.enable" => auto_create_topics: bool = true, Boolean, BOOLEAN;
-        /// Replicas of a topic that is made without saying how many.
-        "default.replication.factor" => default_replication_factor: i16 = 1, Int,
-            Allowed::Only("1", "until nodes can form a cluster");
+        /// Replicas of a topic that is made without saying how many; -1: as many as there are
+        /// brokers, up to 3.
+        "default.replication.factor" => default_replication_factor: i16 = -1, Int,
+            Allowed::Matching(is_factor, "-1, or from 1 to 32767");
         /// Bytes of the largest request; a larger one closes its connection before anything is
         /// allocated.
         "socket.request.max.bytes" => request_bytes_max: usize = 104_857_600, Int, int_from(1024);

@@ -115,11 +115,13 @@ fn variables_that_kubernetes_makes_of_a_service_are_left_aside() {
 }
 
 #[test]
-fn more_replicas_than_a_lone_node_can_hold_are_refused_as_a_default() {
-    assert!(load(flags(&[("default.replication.factor", "1")])).is_ok());
+fn a_default_of_no_replicas_is_refused() {
+    for legal in ["-1", "1", "3"] {
+        assert!(load(flags(&[("default.replication.factor", legal)])).is_ok());
+    }
     assert_eq!(
-        failure(flags(&[("default.replication.factor", "3")])),
-        "command line: default.replication.factor: \"3\" is not allowed: expected 1 (until nodes can form a cluster)"
+        failure(flags(&[("default.replication.factor", "0")])),
+        "command line: default.replication.factor: \"0\" is not allowed: expected -1, or from 1 to 32767"
     );
 }
 

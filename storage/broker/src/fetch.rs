@@ -7,7 +7,11 @@ use mainstem_metadata::PartitionRecord;
 use mainstem_record::{LeaderEpoch, Offset, PartitionId, PartitionIndex};
 use tokio::sync::Notify;
 
-use crate::{Broker, Caller, TopicRef, core::Core, error_code::ErrorCode};
+use crate::{
+    Broker, Caller, TopicRef,
+    core::{Core, leads_since},
+    error_code::ErrorCode,
+};
 
 /// What a reader may see of transactions (`isolation.level`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,16 +97,7 @@ impl Core {
         if current_leader_epoch > present {
             return Err(ErrorCode::UnknownLeaderEpoch);
         }
-        let unbroken = record
-            .segments
-            .iter()
-            .filter(|segment| segment.epoch >= current_leader_epoch)
-            .all(|segment| segment.leader_incarnation == self.incarnation);
-        let known = record
-            .segments
-            .iter()
-            .any(|segment| segment.epoch == current_leader_epoch);
-        if unbroken && known {
+        if leads_since(&record, self.me(), current_leader_epoch) {
             Ok((partition, record))
         } else {
             Err(ErrorCode::FencedLeaderEpoch)

@@ -7,21 +7,24 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use mainstem_log::{Ack, Append, AppendError, AppendTicket, Partition, Read};
-use mainstem_metadata::TopicOrigin;
+use mainstem_log::{Ack, Append, AppendError, AppendTicket, Partition, Read, ReadError};
+use mainstem_metadata::{Topic, TopicOrigin};
 use mainstem_record::{
-    Batches, EncodedRecord, Offset, PartitionId, PartitionIndex, TimestampMs, TopicId,
+    Batches, EncodedRecord, LeaderEpoch, Offset, PartitionId, PartitionIndex, TimestampMs, TopicId,
     partition_for_key, records,
 };
+use mainstem_replication::machine::first::healthy_in;
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 
 use crate::{
-    core::{BrokerError, Core},
+    core::{BrokerError, Core, leads_since},
     error_code::ErrorCode,
-    topics::NewTopic,
+    topics::{NewTopic, REPLICAS_USUAL, Replicas, TopicError},
 };
 
 /// How much is read from the log at once during replay.
@@ -31,11 +34,31 @@ const REPLAY_READ_BYTES: usize = 1 << 20;
 /// at a start, so they are smaller than those of others (Kafka: 100 MiB).
 const SEGMENT_BYTES: u64 = 32 << 20;
 
+/// How long the first topics wait for as many brokers as the cluster is to have at first.
+const BROKERS_WAIT: Duration = Duration::from_secs(20);
+/// How long a start waits for a leader of the metadata.
+const METADATA_WAIT: Duration = Duration::from_secs(60);
+/// The pause before it is tried again.
+const ENSURE_PAUSE: Duration = Duration::from_millis(100);
+/// How long a load waits for what earlier leaders left to be committed, before it begins anew.
+const COMMIT_WAIT: Duration = Duration::from_secs(1);
+
 /// A key and its value; no value forgets the key.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyValue {
     pub(crate) key: Bytes,
     pub(crate) value: Option<Bytes>,
+}
+
+/// Why a partition was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotReplayed {
+    /// It is not open, not led here or not all here; that may change.
+    #[error("{0}")]
+    NotYet(ErrorCode),
+    /// It cannot be read on this node.
+    #[error("{0}")]
+    Broken(BrokerError),
 }
 
 /// A record during replay.
@@ -69,20 +92,20 @@ impl InternalTopic {
         let configs = BTreeMap::from([
             ("cleanup.policy".to_owned(), "compact".to_owned()),
             ("segment.bytes".to_owned(), segment_bytes),
+            // Where there is another replica: what a coordinator has promised outlives one node.
+            ("min.insync.replicas".to_owned(), "2".to_owned()),
         ]);
-        let new = NewTopic {
+        let topic = ensure(core, || NewTopic {
             name: name.to_owned(),
             partitions,
+            replicas: Replicas::Default,
             origin: TopicOrigin::Internal,
-            configs,
-        };
-        let topic = core
-            .ensure_topic(new)
-            .await
-            .map_err(|error| BrokerError::Internal {
-                topic: name.to_owned(),
-                code: error.code,
-            })?;
+            configs: configs.clone(),
+        });
+        let topic = topic.await.map_err(|error| BrokerError::Internal {
+            topic: name.to_owned(),
+            code: error.code,
+        })?;
         let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
         Ok(Self {
             core: core.clone(),
@@ -109,11 +132,28 @@ impl InternalTopic {
         self.broken.read().is_empty()
     }
 
-    fn partition(&self, index: PartitionIndex) -> Result<Partition, ErrorCode> {
-        self.core.partition(PartitionId {
+    pub(crate) fn partition_id(&self, index: PartitionIndex) -> PartitionId {
+        PartitionId {
             topic: self.id,
             index,
-        })
+        }
+    }
+
+    fn partition(&self, index: PartitionIndex) -> Result<Partition, ErrorCode> {
+        self.core.partition(self.partition_id(index))
+    }
+
+    /// The partitions that this node leads, with their leader epochs.
+    pub(crate) fn led(&self) -> Vec<(PartitionIndex, LeaderEpoch)> {
+        let image = self.core.image();
+        let me = self.core.me();
+        let indexes = (0..self.partitions).map(PartitionIndex);
+        let led = indexes.filter_map(|index| {
+            let record = image.partition(self.partition_id(index))?;
+            let epoch = record.epoch();
+            leads_since(record, me, epoch).then_some((index, epoch))
+        });
+        led.collect()
     }
 
     /// Takes a place in the partition's order; the ticket completes when the records are durable.
@@ -123,10 +163,7 @@ impl InternalTopic {
         index: PartitionIndex,
         records: Vec<KeyValue>,
     ) -> Result<AppendTicket, ErrorCode> {
-        let partition = self.core.writable_partition(PartitionId {
-            topic: self.id,
-            index,
-        })?;
+        let partition = self.core.writable_partition(self.partition_id(index))?;
         let now = TimestampMs(self.core.env.wall_ms());
         let encode = |record: &KeyValue| {
             let encoded = EncodedRecord::new(Some(&record.key), record.value.as_deref(), []);
@@ -166,12 +203,44 @@ impl InternalTopic {
             };
             tracing::error!(%error, "the coordinator of a partition does not serve");
             self.broken.write().insert(index);
-            let id = PartitionId {
-                topic: self.id,
-                index,
-            };
-            self.core.mark_failed(id, error.to_string());
+            self.core
+                .mark_failed(self.partition_id(index), error.to_string());
         }
+    }
+
+    /// Gives every record of a partition that this node leads to `each`, in order: all that was there
+    /// when it began to lead, so it waits until that is committed. One that cannot be read to its end
+    /// is marked as failed.
+    pub(crate) async fn replay_led(
+        &self,
+        index: PartitionIndex,
+        each: &mut (dyn FnMut(ReplayRecord<'_>) + Send),
+    ) -> Result<(), NotReplayed> {
+        let partition = self.partition(index).map_err(NotReplayed::NotYet)?;
+        let end = partition.ends().log_end;
+        if !self.is_committed(&partition, end).await {
+            return Err(NotReplayed::NotYet(ErrorCode::NotEnoughReplicas));
+        }
+        let Err(error) = self.replay_to(index, (&partition, end), each).await else {
+            return Ok(());
+        };
+        if self.core.leads(partition.id()) && !error.is_transient() {
+            self.core.mark_failed(partition.id(), error.to_string());
+            return Err(NotReplayed::Broken(error));
+        }
+        Err(NotReplayed::NotYet(ErrorCode::NotLeaderOrFollower))
+    }
+
+    /// Waits a while for everything below `end` to be committed.
+    async fn is_committed(&self, partition: &Partition, end: Offset) -> bool {
+        let moved = Arc::new(Notify::new());
+        let _subscription = partition.subscribe(&moved);
+        let committed = async {
+            while partition.ends().committed_end < end {
+                moved.notified().await;
+            }
+        };
+        self.core.env.timeout(COMMIT_WAIT, committed).await.is_ok()
     }
 
     async fn replay_partition(
@@ -185,19 +254,39 @@ impl InternalTopic {
                 topic: self.name.to_owned(),
                 code,
             })?;
-        let ends = partition.ends();
-        let mut from = ends.log_start;
-        while from < ends.committed_end {
+        let end = partition.ends().committed_end;
+        self.replay_to(index, (&partition, end), each).await
+    }
+
+    async fn replay_to(
+        &self,
+        index: PartitionIndex,
+        (partition, end): (&Partition, Offset),
+        each: &mut (dyn FnMut(ReplayRecord<'_>) + Send),
+    ) -> Result<(), BrokerError> {
+        let mut from = partition.ends().log_start;
+        while from < end {
             let read = Read {
                 from,
                 bytes_max: REPLAY_READ_BYTES,
                 at_least_one_batch: true,
-                end: ends.committed_end,
+                end,
             };
-            let chunk = partition
-                .read(read)
-                .await
-                .map_err(|error| self.broken(index, &error))?;
+            let chunk = match partition.read(read).await {
+                Ok(chunk) => chunk,
+                // Retention or a deletion has been faster.
+                Err(ReadError::OutOfRange { .. }) if from < partition.ends().log_start => {
+                    from = partition.ends().log_start;
+                    continue;
+                }
+                Err(ReadError::NotHeld { .. }) => {
+                    return Err(BrokerError::NotHeld {
+                        topic: self.name.to_owned(),
+                        partition: index,
+                    });
+                }
+                Err(error) => return Err(self.broken(index, &error)),
+            };
             for run in chunk.batches {
                 for batch in Batches::new(run) {
                     let (_, bytes) = batch.map_err(|error| self.broken(index, &error))?;
@@ -238,6 +327,29 @@ impl InternalTopic {
             partition,
             reason: error.to_string(),
         }
+    }
+}
+
+/// A topic of the broker's own, made if it is not there. In a cluster that is just being made other
+/// nodes may still be on their way, and so may be a leader of the metadata.
+async fn ensure(core: &Arc<Core>, new: impl Fn() -> NewTopic) -> Result<Arc<Topic>, TopicError> {
+    let began = core.env.now();
+    let name = new().name;
+    let expected = core.config.cluster.seeds.len().min(REPLICAS_USUAL);
+    loop {
+        let waited = core.env.now().saturating_sub(began);
+        let image = core.image();
+        let is_there = image.topic(&name).is_some();
+        let is_complete = healthy_in(&image).len() >= expected;
+        if is_there || is_complete || waited >= BROKERS_WAIT {
+            match core.ensure_topic(new()).await {
+                Err(error) if error.code == ErrorCode::NotController && waited < METADATA_WAIT => {
+                    tracing::info!(topic = %name, reason = %error, "internal topic not made yet");
+                }
+                made => return made,
+            }
+        }
+        core.env.sleep(ENSURE_PAUSE).await;
     }
 }
 

@@ -11,6 +11,7 @@
 //! the log second, in that order (`core::roll`, `maintenance`).
 
 mod caller;
+mod cluster;
 mod configs;
 mod core;
 mod error_code;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 pub use crate::{
     caller::{Caller, Principal},
+    cluster::{BrokerEndpoint, ClusterInfo, LeaderHint, leader_of},
     configs::{AlterOp, ConfigEntry, ConfigResource, ConfigSource},
     core::{BrokerDeps, BrokerError, Core},
     error_code::ErrorCode,
@@ -36,7 +38,7 @@ pub use crate::{
     mqtt::*,
     offsets::{FoundOffset, OffsetQuery},
     produce::{Acks, ProduceError, ProduceTicket, Produced},
-    topics::{BrokerEndpoint, ClusterInfo, CreatedTopic, NewTopicRequest, TopicError, TopicRef},
+    topics::{CreatedTopic, NewTopicRequest, TopicError, TopicRef},
 };
 
 /// How long the broker's own tasks may take to end.

@@ -1,6 +1,7 @@
 //! Background work on the log: rolls that the log asks for, rolls by age, retention, compaction.
 //!
-//! Each change of a chain of segments is a metadata command first; the files follow.
+//! Each change of a chain of segments is a metadata command first; the files follow. The leader of a
+//! partition decides; the other replicas follow what metadata says.
 
 mod cleaner;
 mod metrics;
@@ -77,7 +78,7 @@ async fn keep_age(core: Arc<Core>) {
         core.resume_failed().await;
         core.finish_topic_changes().await;
         let image = core.image();
-        for partition in core.log.partitions() {
+        for partition in core.led_partitions() {
             let Some(topic) = image.topic_by_id(partition.id().topic) else {
                 continue;
             };
@@ -143,7 +144,7 @@ impl Core {
     /// One round: by time and size per topic, then the node-wide budget of topics that MQTT made.
     pub(crate) async fn apply_retention(&self) {
         let image = self.image();
-        for partition in self.log.partitions() {
+        for partition in self.led_partitions() {
             let Some(topic) = image.topic_by_id(partition.id().topic) else {
                 continue;
             };
@@ -238,7 +239,7 @@ impl Core {
             let topic = image.topic_by_id(partition.id().topic);
             topic.is_some_and(|topic| topic.origin == TopicOrigin::Mqtt)
         };
-        let mut partitions = self.log.partitions();
+        let mut partitions = self.led_partitions();
         partitions.retain(is_ours);
         let mut used: u64 = partitions.iter().map(Partition::size_bytes).sum();
         while used > budget {

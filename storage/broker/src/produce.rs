@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -15,9 +16,6 @@ use mainstem_record::{
 };
 
 use crate::{Broker, Caller, TopicRef, core::Core, error_code::ErrorCode, internal::code_of};
-
-/// Replicas that are in sync: this node, until there are others.
-const IN_SYNC_REPLICAS: i32 = 1;
 
 /// Up to how many unpacked bytes a compressed batch is checked on the connection's own task.
 const INLINE_DECOMPRESSED_BYTES: usize = 1 << 20;
@@ -57,8 +55,13 @@ pub struct Produced {
 }
 
 /// Completes when the batch is as safe as asked. The place in the order is taken already.
-#[derive(Debug)]
-pub struct ProduceTicket(AppendTicket);
+pub struct ProduceTicket {
+    ticket: AppendTicket,
+    core: Arc<Core>,
+    partition: PartitionId,
+    /// Whether other replicas must have it first.
+    replicated: bool,
+}
 
 // === impl ProduceError ===
 
@@ -100,11 +103,38 @@ impl From<BatchError> for ProduceError {
 
 // === impl ProduceTicket ===
 
+impl ProduceTicket {
+    /// Whether the batch waits for other replicas: then the client's own time limit holds.
+    pub fn is_replicated(&self) -> bool {
+        self.replicated
+    }
+
+    /// What it is called that the batch is not as safe as asked in time. It may be one day: whoever
+    /// sends it again must be an idempotent producer, or live with duplicates.
+    pub fn timed_out(&self) -> ErrorCode {
+        let (in_sync, needed) = self.core.in_sync(self.partition);
+        match self.replicated && in_sync < needed {
+            true => ErrorCode::NotEnoughReplicasAfterAppend,
+            false => ErrorCode::RequestTimedOut,
+        }
+    }
+}
+
+impl std::fmt::Debug for ProduceTicket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProduceTicket")
+            .field("ticket", &self.ticket)
+            .field("partition", &self.partition)
+            .field("replicated", &self.replicated)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Future for ProduceTicket {
     type Output = Result<Produced, ProduceError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context).map(|result| {
+        Pin::new(&mut self.ticket).poll(context).map(|result| {
             let appended = result
                 .map_err(|error| ProduceError::with_message(code_of(&error), error.to_string()))?;
             Ok(Produced {
@@ -141,33 +171,47 @@ impl Broker {
                 message,
             ));
         }
-        let partition = self.core.writable_partition(PartitionId {
+        let id = PartitionId {
             topic: topic.id,
             index,
-        })?;
+        };
+        let partition = self.core.writable_partition(id)?;
         let config = self.core.topic_config(&topic);
         let batch = self.core.checked_batch(batch, &config).await?;
-        if acks == Acks::All && config.min_insync_replicas > IN_SYNC_REPLICAS {
-            return Err(ErrorCode::NotEnoughReplicas.into());
+        if acks == Acks::All {
+            self.core.check_in_sync(id, &config)?;
         }
         let ack = match acks {
             Acks::None => Ack::None,
             Acks::Leader => Ack::Written,
             Acks::All => Ack::Durable,
         };
-        match partition.append(Append::Batch { batch, ack }).await {
-            Ok(ticket) => Ok(ProduceTicket(ticket)),
-            Err(error) => Err(ProduceError::with_message(
-                code_of(&error),
-                error.to_string(),
-            )),
-        }
+        let appended = partition.append(Append::Batch { batch, ack }).await;
+        let ticket = appended
+            .map_err(|error| ProduceError::with_message(code_of(&error), error.to_string()))?;
+        Ok(ProduceTicket {
+            ticket,
+            replicated: acks == Acks::All && self.core.replica_count(id) > 1,
+            core: self.core.clone(),
+            partition: id,
+        })
     }
 }
 
 // === impl Core ===
 
 impl Core {
+    /// Refuses what could not be acknowledged now, before it is appended. A topic may ask for more
+    /// replicas in sync than it has: then nothing is ever enough.
+    fn check_in_sync(&self, id: PartitionId, config: &TopicConfig) -> Result<(), ErrorCode> {
+        let (in_sync, needed) = self.in_sync(id);
+        let configured = usize::try_from(config.min_insync_replicas).unwrap_or(0);
+        match in_sync < needed.max(configured) {
+            true => Err(ErrorCode::NotEnoughReplicas),
+            false => Ok(()),
+        }
+    }
+
     /// What Kafka checks of a batch, in its order: size, shape and checksum, marks that are not the
     /// producer's to set, every record (also compressed ones: what consumers could not read must
     /// not enter the log), timestamps, keys. Returns the batch as it is to be stored: as it was

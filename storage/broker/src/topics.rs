@@ -1,20 +1,24 @@
-//! Topics: the cluster as clients see it, and making, growing and deleting topics.
+//! Topics: making, growing and deleting them.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod making;
 
-use mainstem_config::TopicConfig;
-use mainstem_metadata::{
-    ApplyError, Command, Image, NewSegment, ProposeError, SegmentFlush, Topic, TopicOrigin,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
-use mainstem_record::{BrokerId, PartitionId, PartitionIndex, TopicId};
+
+use mainstem_metadata::{ApplyError, Image, ProposeError, Topic, TopicOrigin};
+use mainstem_record::{BrokerId, PartitionIndex, TopicId};
 use uuid::Uuid;
 
 use crate::{
     Broker, Caller,
     configs::ConfigEntry,
-    core::{Core, flush_of, is_legal_topic_name},
+    core::{Core, is_legal_topic_name},
     error_code::ErrorCode,
 };
+
+pub(crate) use self::making::{NewTopic, REPLICAS_USUAL, Replicas};
 
 /// The most partitions that one topic may have.
 const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
@@ -26,28 +30,6 @@ pub enum TopicRef<'a> {
     Name(&'a str),
     /// By id (KIP-516).
     Id(TopicId),
-}
-
-/// What a client is told of a broker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BrokerEndpoint {
-    /// The broker's id.
-    pub id: BrokerId,
-    /// Host to connect to.
-    pub host: String,
-    /// Port to connect to.
-    pub port: u16,
-}
-
-/// What a client is told of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterInfo {
-    /// Kafka's cluster id: 22 characters of base64url.
-    pub cluster_id: String,
-    /// Where administrative requests go.
-    pub controller: BrokerId,
-    /// All registered brokers, by id.
-    pub brokers: Vec<BrokerEndpoint>,
 }
 
 /// A topic to make (`CreateTopics`).
@@ -86,14 +68,6 @@ pub struct TopicError {
     pub code: ErrorCode,
     /// For people: what is wrong and what is allowed.
     pub message: String,
-}
-
-/// A topic that the broker makes, already checked.
-pub(crate) struct NewTopic {
-    pub(crate) name: String,
-    pub(crate) partitions: i32,
-    pub(crate) origin: TopicOrigin,
-    pub(crate) configs: BTreeMap<String, String>,
 }
 
 // === impl TopicError ===
@@ -142,179 +116,11 @@ impl Core {
                 .ok_or(ErrorCode::UnknownTopicId),
         }
     }
-
-    /// Makes a topic and opens its partitions before it returns. If a topic of that name exists,
-    /// [`ErrorCode::TopicAlreadyExists`].
-    pub(crate) async fn create_topic(
-        self: &Arc<Self>,
-        new: NewTopic,
-    ) -> Result<Arc<Topic>, TopicError> {
-        let core = self.clone();
-        self.to_the_end(
-            "create topic",
-            async move { core.create_topic_here(new).await },
-        )
-        .await
-    }
-
-    /// Runs a change to its end also if whoever asked for it goes away: what is in the metadata must
-    /// be done to the log too.
-    pub(crate) async fn to_the_end<T: Send + 'static>(
-        &self,
-        name: &'static str,
-        change: impl Future<Output = Result<T, TopicError>> + Send + 'static,
-    ) -> Result<T, TopicError> {
-        self.env.start(name, change).await.unwrap_or_else(|_| {
-            let message = "the node is stopping";
-            Err(TopicError::new(ErrorCode::UnknownServerError, message))
-        })
-    }
-
-    /// The first segment of a partition whose only replica is here.
-    fn new_segment(&self, flush: SegmentFlush) -> NewSegment {
-        NewSegment {
-            id: self.new_segment_id(),
-            replicas: vec![],
-            leader: None,
-            flush,
-        }
-    }
-
-    async fn create_topic_here(&self, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
-        let _guard = self.topics_change.lock().await;
-        let id = TopicId(Uuid::from_bytes(self.env.random_uuid()));
-        let overrides = new.configs.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-        let config = TopicConfig::resolve(&self.topic_defaults(), overrides);
-        let flush = flush_of(config.flush_policy(1));
-        let segments = (0..new.partitions).map(|_| self.new_segment(flush));
-        let command = Command::CreateTopic {
-            id,
-            name: new.name.clone(),
-            internal: new.origin == TopicOrigin::Internal,
-            origin: new.origin,
-            replication_factor: 1,
-            configs: new.configs,
-            partitions: segments.collect(),
-            leader: self.node_id(),
-        };
-        self.metadata.propose(command).await?;
-        let image = self.image();
-        let topic = image.topic_by_id(id).cloned().ok_or_else(|| {
-            TopicError::new(
-                ErrorCode::LeaderNotAvailable,
-                "the topic was deleted at once",
-            )
-        })?;
-        for index in (0..new.partitions).map(PartitionIndex) {
-            self.open_partition(&topic, index).await;
-        }
-        tracing::info!(topic = %new.name, partitions = new.partitions, "topic created");
-        Ok(topic)
-    }
-
-    async fn delete_topic_here(&self, id: TopicId) -> Result<Arc<Topic>, TopicError> {
-        let _guard = self.topics_change.lock().await;
-        let unknown = |code: ErrorCode| TopicError::new(code, code.text());
-        let topic = self
-            .find_topic(&self.image(), &TopicRef::Id(id))
-            .map_err(unknown)?;
-        self.metadata.propose(Command::DeleteTopic { id }).await?;
-        for index in (0..).map(PartitionIndex).take(topic.partitions.len()) {
-            let id = PartitionId {
-                topic: topic.id,
-                index,
-            };
-            self.forget_failed(id);
-            if let Err(error) = self.log.remove_partition(id).await {
-                // The metadata has forgotten it; what is left is removed at the next start.
-                tracing::warn!(topic = %topic.name, partition = index.0, %error, "files left");
-            }
-        }
-        tracing::info!(topic = %topic.name, "topic deleted");
-        Ok(topic)
-    }
-
-    async fn grow_topic_here(
-        &self,
-        topic: TopicId,
-        present: i32,
-        total: i32,
-    ) -> Result<(), TopicError> {
-        let _guard = self.topics_change.lock().await;
-        let flush = self
-            .image()
-            .topic_by_id(topic)
-            .map_or(SegmentFlush::Os, |topic| self.configured_flush(topic));
-        let add = (present..total).map(|_| self.new_segment(flush));
-        let command = Command::CreatePartitions {
-            topic,
-            // Refused if somebody else was first.
-            expected_count: present,
-            add: add.collect(),
-        };
-        self.metadata.propose(command).await?;
-        if let Some(topic) = self.image().topic_by_id(topic) {
-            for index in (present..total).map(PartitionIndex) {
-                self.open_partition(topic, index).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// A topic by name, made as `new` says if it is not there.
-    pub(crate) async fn ensure_topic(
-        self: &Arc<Self>,
-        new: NewTopic,
-    ) -> Result<Arc<Topic>, TopicError> {
-        if let Some(topic) = self.image().topic(&new.name) {
-            let last = PartitionIndex(i32::try_from(topic.partitions.len()).unwrap_or(1) - 1);
-            let id = PartitionId {
-                topic: topic.id,
-                index: last,
-            };
-            if self.partition(id).is_err() {
-                // Somebody else is making it right now; its partitions are open when the lock is
-                // free.
-                drop(self.topics_change.lock().await);
-            }
-            return Ok(topic.clone());
-        }
-        let name = new.name.clone();
-        match self.create_topic(new).await {
-            Err(error) if error.code == ErrorCode::TopicAlreadyExists => {
-                self.image().topic(&name).cloned().ok_or(error)
-            }
-            other => other,
-        }
-    }
 }
 
 // === impl Broker ===
 
 impl Broker {
-    /// The present metadata.
-    pub fn image(&self) -> Arc<Image> {
-        self.core.image()
-    }
-
-    /// The cluster as clients see it.
-    pub fn cluster(&self) -> ClusterInfo {
-        let image = self.core.image();
-        let endpoint = |broker: &mainstem_metadata::Broker| {
-            let kafka = broker.listeners.get("kafka")?;
-            Some(BrokerEndpoint {
-                id: broker.id,
-                host: kafka.host.clone(),
-                port: kafka.port,
-            })
-        };
-        ClusterInfo {
-            cluster_id: image.cluster_id.clone(),
-            controller: self.core.node_id(),
-            brokers: image.brokers.values().filter_map(endpoint).collect(),
-        }
-    }
-
     /// Makes topics, each on its own: one refusal does not touch the others.
     pub async fn create_topics(
         &self,
@@ -340,22 +146,24 @@ impl Broker {
             let message = format!("topic '{}' already exists", request.name);
             return Err(TopicError::new(ErrorCode::TopicAlreadyExists, message));
         }
-        let partitions = self.check_shape(&request)?;
+        let (partitions, replicas) = self.check_shape(&image, &request)?;
         let configs = checked_configs(request.configs)?;
         let new = NewTopic {
             name: request.name,
             partitions,
+            replicas,
             origin: TopicOrigin::Admin,
             configs,
         };
         if validate_only {
-            let configs = self.core.topic_config_entries(&new.configs);
-            let id = TopicId(Uuid::nil());
+            let factor = self
+                .core
+                .replication_factor(&image, &new.replicas, new.origin);
             return Ok(CreatedTopic {
-                id,
+                id: TopicId(Uuid::nil()),
                 partitions,
-                replication_factor: 1,
-                configs,
+                replication_factor: factor,
+                configs: self.core.topic_config_entries(&new.configs),
             });
         }
         let topic = self.core.create_topic(new).await?;
@@ -372,16 +180,18 @@ impl Broker {
         })
     }
 
-    /// Partitions and replicas of a request against what this cluster has. Returns the number of
-    /// partitions.
-    fn check_shape(&self, request: &NewTopicRequest) -> Result<i32, TopicError> {
-        let brokers = self.core.image().brokers.len();
+    /// Partitions and replicas of a request against what this cluster has.
+    fn check_shape(
+        &self,
+        image: &Image,
+        request: &NewTopicRequest,
+    ) -> Result<(i32, Replicas), TopicError> {
         if !request.assignments.is_empty() {
             if request.partitions != -1 || request.replication_factor != -1 {
                 let message = "give either assignments or a number of partitions and replicas";
                 return Err(TopicError::new(ErrorCode::InvalidRequest, message));
             }
-            return self.check_assignments(&request.assignments);
+            return check_numbered(image, &request.assignments);
         }
         let partitions = match request.partitions {
             -1 => self.core.config.kafka.num_partitions,
@@ -389,42 +199,14 @@ impl Broker {
         };
         check_partition_count(partitions)?;
         let replicas = match request.replication_factor {
-            -1 => 1,
-            factor => factor,
+            -1 => Replicas::Default,
+            factor => Replicas::Count(factor),
         };
-        if replicas < 1 || replicas as usize > brokers.max(1) {
-            let message = format!(
-                "replication factor {replicas} is not between 1 and the {brokers} broker(s)"
-            );
-            return Err(TopicError::new(
-                ErrorCode::InvalidReplicationFactor,
-                message,
-            ));
-        }
-        Ok(partitions)
-    }
-
-    fn check_assignments(
-        &self,
-        assignments: &[(PartitionIndex, Vec<BrokerId>)],
-    ) -> Result<i32, TopicError> {
-        let image = self.core.image();
-        let mut indexes: Vec<i32> = assignments.iter().map(|(index, _)| index.0).collect();
-        indexes.sort_unstable();
-        let contiguous = indexes.iter().zip(0..).all(|(have, want)| *have == want);
-        let known = assignments.iter().all(|(_, replicas)| {
-            replicas.len() == 1 && replicas.iter().all(|id| image.brokers.contains_key(id))
-        });
-        if !contiguous || !known {
-            let message = "partitions must be 0, 1, 2, … and each have one registered broker";
-            return Err(TopicError::new(
-                ErrorCode::InvalidReplicaAssignment,
-                message,
-            ));
-        }
-        let count = i32::try_from(assignments.len()).unwrap_or(i32::MAX);
-        check_partition_count(count)?;
-        Ok(count)
+        let factor = self
+            .core
+            .replication_factor(image, &replicas, TopicOrigin::Admin);
+        self.core.check_replication_factor(image, factor)?;
+        Ok((partitions, replicas))
     }
 
     /// Makes a topic because a client asked for its metadata (`auto.create.topics.enable`).
@@ -442,6 +224,7 @@ impl Broker {
         let new = NewTopic {
             name: name.to_owned(),
             partitions: self.core.config.kafka.num_partitions,
+            replicas: Replicas::Default,
             origin: TopicOrigin::AutoCreated,
             configs: BTreeMap::new(),
         };
@@ -495,23 +278,33 @@ impl Broker {
             return Err(TopicError::new(ErrorCode::InvalidPartitions, message));
         }
         check_partition_count(total)?;
-        if let Some(assignments) = &assignments {
-            let known = assignments.iter().all(|replicas| {
-                replicas.len() == 1 && replicas.iter().all(|id| image.brokers.contains_key(id))
-            });
-            if !known || assignments.len() as i64 != i64::from(total - present) {
-                let message = "one registered broker for each new partition is needed";
-                return Err(TopicError::new(
-                    ErrorCode::InvalidReplicaAssignment,
-                    message,
-                ));
+        let factor = topic.replication_factor;
+        let replicas = match assignments {
+            Some(assigned) => {
+                check_assigned(&image, &assigned, Some(factor))?;
+                if assigned.len() as i64 != i64::from(total - present) {
+                    let message = format!(
+                        "{} assignments for {} new partitions",
+                        assigned.len(),
+                        total - present
+                    );
+                    return Err(TopicError::new(
+                        ErrorCode::InvalidReplicaAssignment,
+                        message,
+                    ));
+                }
+                Replicas::Assigned(assigned)
             }
-        }
+            None => {
+                self.core.check_replication_factor(&image, factor)?;
+                Replicas::Count(factor)
+            }
+        };
         if validate_only {
             return Ok(());
         }
         let (core, id) = (self.core.clone(), topic.id);
-        let grow = async move { core.grow_topic_here(id, present, total).await };
+        let grow = async move { core.grow_topic_here(id, (present, total), replicas).await };
         self.core.to_the_end("create partitions", grow).await
     }
 }
@@ -534,6 +327,62 @@ fn check_new_name(image: &Image, name: &str) -> Result<(), TopicError> {
         return Err(TopicError::new(ErrorCode::InvalidTopicException, message));
     }
     Ok(())
+}
+
+/// Assignments of a new topic, in any order: of the partitions 0, 1, 2, …
+fn check_numbered(
+    image: &Image,
+    assignments: &[(PartitionIndex, Vec<BrokerId>)],
+) -> Result<(i32, Replicas), TopicError> {
+    let mut sorted = assignments.to_vec();
+    sorted.sort_by_key(|(index, _)| *index);
+    let contiguous = sorted
+        .iter()
+        .zip(0..)
+        .all(|((have, _), want)| have.0 == want);
+    if !contiguous {
+        let message = "partitions must be 0, 1, 2, …";
+        return Err(TopicError::new(
+            ErrorCode::InvalidReplicaAssignment,
+            message,
+        ));
+    }
+    let assigned: Vec<Vec<BrokerId>> = sorted.into_iter().map(|(_, replicas)| replicas).collect();
+    check_assigned(image, &assigned, None)?;
+    let count = i32::try_from(assigned.len()).unwrap_or(i32::MAX);
+    check_partition_count(count)?;
+    Ok((count, Replicas::Assigned(assigned)))
+}
+
+/// Whether these brokers can hold partitions: registered, each named once, equally many everywhere
+/// (`factor`, if it is given), and one of each partition alive to lead it.
+fn check_assigned(
+    image: &Image,
+    assigned: &[Vec<BrokerId>],
+    factor: Option<i16>,
+) -> Result<(), TopicError> {
+    let wanted = factor
+        .and_then(|factor| usize::try_from(factor).ok())
+        .or_else(|| assigned.first().map(Vec::len))
+        .unwrap_or(0);
+    let is_legal = |replicas: &Vec<BrokerId>| {
+        let distinct: BTreeSet<BrokerId> = replicas.iter().copied().collect();
+        let alive = |id: &BrokerId| image.brokers.get(id).is_some_and(|broker| !broker.fenced);
+        !replicas.is_empty()
+            && replicas.len() == wanted
+            && distinct.len() == replicas.len()
+            && distinct.iter().all(|id| image.brokers.contains_key(id))
+            && distinct.iter().any(alive)
+    };
+    if assigned.iter().all(is_legal) {
+        return Ok(());
+    }
+    let message =
+        format!("each partition needs {wanted} different registered broker(s), one of them alive");
+    Err(TopicError::new(
+        ErrorCode::InvalidReplicaAssignment,
+        message,
+    ))
 }
 
 fn check_partition_count(count: i32) -> Result<(), TopicError> {

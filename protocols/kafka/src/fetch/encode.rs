@@ -6,12 +6,22 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use crate::{chain::Chain, wire::put_varint};
+use crate::{
+    chain::Chain,
+    handlers::hints::{CurrentLeader, Node},
+    wire::put_varint,
+};
 
 /// The first flexible version.
 const FLEXIBLE_FROM: i16 = 12;
 /// The tag of `diverging_epoch` in a partition.
 const TAG_DIVERGING_EPOCH: u32 = 0;
+/// The tag of `current_leader` in a partition.
+const TAG_CURRENT_LEADER: u32 = 1;
+/// The tag of `node_endpoints` in the response.
+const TAG_NODE_ENDPOINTS: u32 = 0;
+/// The first version that names leaders and their addresses (KIP-951).
+const LEADERS_FROM: i16 = 16;
 /// What encoding takes at most besides the names and records of a partition.
 const PARTITION_BYTES: usize = 80;
 
@@ -24,6 +34,8 @@ pub(crate) struct FetchResponse {
     pub(crate) session_id: i32,
     /// Topics, each at least once.
     pub(crate) topics: Vec<TopicResponse>,
+    /// The brokers that partitions name as their leaders.
+    pub(crate) nodes: Vec<Node>,
 }
 
 /// The partitions of a topic that follow each other.
@@ -52,6 +64,8 @@ pub(crate) struct PartitionResponse {
     pub(crate) log_start: i64,
     /// Epoch and end offset to which the reader has to go back (KIP-320).
     pub(crate) diverging: Option<(i32, i64)>,
+    /// Who leads, where that is somebody else.
+    pub(crate) current_leader: Option<CurrentLeader>,
     /// Whether the list of aborted transactions is there (empty) or null, as the isolation level
     /// wants it.
     pub(crate) aborted_list: bool,
@@ -79,6 +93,7 @@ impl PartitionResponse {
             last_stable_offset: -1,
             log_start: -1,
             diverging: None,
+            current_leader: None,
             aborted_list: false,
             records: Vec::new(),
         }
@@ -138,7 +153,31 @@ impl<'a> Writer<'a> {
             }
             self.no_tags();
         }
-        self.no_tags();
+        match self.version >= LEADERS_FROM && !response.nodes.is_empty() {
+            true => self.nodes(&response.nodes),
+            false => self.no_tags(),
+        }
+    }
+
+    fn nodes(&mut self, nodes: &[Node]) {
+        let mut value = BytesMut::new();
+        put_varint(&mut value, nodes.len() as u32 + 1);
+        for node in nodes {
+            value.put_i32(node.id);
+            put_varint(&mut value, node.host.len() as u32 + 1);
+            value.put_slice(node.host.as_bytes());
+            value.put_i32(node.port);
+            value.put_u8(0); // no rack
+            value.put_u8(0); // no tags
+        }
+        put_varint(&mut self.fields, 1);
+        self.tag(TAG_NODE_ENDPOINTS, &value);
+    }
+
+    fn tag(&mut self, tag: u32, value: &[u8]) {
+        put_varint(&mut self.fields, tag);
+        put_varint(&mut self.fields, value.len() as u32);
+        self.fields.put_slice(value);
     }
 
     fn partition(&mut self, partition: &'a PartitionResponse) {
@@ -159,16 +198,28 @@ impl<'a> Writer<'a> {
         }
         self.count(partition.bytes());
         self.inserts.push((self.fields.len(), &partition.records));
-        match partition.diverging {
-            Some((epoch, end)) if self.flexible() => {
-                put_varint(&mut self.fields, 1);
-                put_varint(&mut self.fields, TAG_DIVERGING_EPOCH);
-                put_varint(&mut self.fields, 4 + 8 + 1);
-                self.fields.put_i32(epoch);
-                self.fields.put_i64(end);
-                self.fields.put_u8(0);
-            }
-            _ => self.no_tags(),
+        if self.flexible() {
+            self.partition_tags(partition);
+        }
+    }
+
+    fn partition_tags(&mut self, partition: &PartitionResponse) {
+        let leader = partition
+            .current_leader
+            .filter(|_| self.version >= LEADERS_FROM);
+        let count = u32::from(partition.diverging.is_some()) + u32::from(leader.is_some());
+        put_varint(&mut self.fields, count);
+        if let Some((epoch, end)) = partition.diverging {
+            let mut value = [0; 4 + 8 + 1];
+            value[..4].copy_from_slice(&epoch.to_be_bytes());
+            value[4..12].copy_from_slice(&end.to_be_bytes());
+            self.tag(TAG_DIVERGING_EPOCH, &value);
+        }
+        if let Some(leader) = leader {
+            let mut value = [0; 4 + 4 + 1];
+            value[..4].copy_from_slice(&leader.id.to_be_bytes());
+            value[4..8].copy_from_slice(&leader.epoch.to_be_bytes());
+            self.tag(TAG_CURRENT_LEADER, &value);
         }
     }
 
@@ -245,16 +296,26 @@ mod tests {
         );
         let offsets = (any::<i64>(), any::<i64>(), any::<i64>());
         let diverging = proptest::option::of((0..1000i32, 0..1000i64));
+        let leader = proptest::option::of(
+            (0..1000i32, 0..1000i32).prop_map(|(id, epoch)| CurrentLeader { id, epoch }),
+        );
         (
             any::<i32>(),
             any::<i16>(),
             offsets,
-            diverging,
+            (diverging, leader),
             any::<bool>(),
             records,
         )
             .prop_map(
-                |(index, error, (hw, lso, start), diverging, aborted_list, records)| {
+                |(
+                    index,
+                    error,
+                    (hw, lso, start),
+                    (diverging, current_leader),
+                    aborted_list,
+                    records,
+                )| {
                     PartitionResponse {
                         index,
                         error,
@@ -262,6 +323,7 @@ mod tests {
                         last_stable_offset: lso,
                         log_start: start,
                         diverging,
+                        current_leader,
                         aborted_list,
                         records,
                     }
@@ -280,15 +342,22 @@ mod tests {
                 id: Uuid::from_u128(id),
                 partitions,
             });
+        let node = (any::<i32>(), "[a-z.]{1,200}", 1..65536i32).prop_map(|(id, host, port)| Node {
+            id,
+            host,
+            port,
+        });
         (
             any::<i16>(),
             any::<i32>(),
             proptest::collection::vec(topic, 0..4),
+            proptest::collection::vec(node, 0..4),
         )
-            .prop_map(|(error, session_id, topics)| FetchResponse {
+            .prop_map(|(error, session_id, topics, nodes)| FetchResponse {
                 error,
                 session_id,
                 topics,
+                nodes,
             })
     }
 
@@ -305,6 +374,11 @@ mod tests {
             if version >= 5 {
                 out.log_start_offset = p.log_start;
             }
+            if let Some(leader) = p.current_leader.filter(|_| version >= 16) {
+                out.current_leader = f::LeaderIdAndEpoch::default()
+                    .with_leader_id(BrokerId(leader.id))
+                    .with_leader_epoch(leader.epoch);
+            }
             if let Some((epoch, end)) = p.diverging.filter(|_| version >= 12) {
                 out.diverging_epoch = f::EpochEndOffset::default()
                     .with_epoch(epoch)
@@ -320,7 +394,16 @@ mod tests {
                 false => out.with_topic(TopicName(topic.name.clone())),
             }
         });
-        let out = m::FetchResponse::default().with_responses(topics.collect());
+        let mut out = m::FetchResponse::default().with_responses(topics.collect());
+        if version >= 16 {
+            let nodes = response.nodes.iter().map(|node| {
+                f::NodeEndpoint::default()
+                    .with_node_id(BrokerId(node.id))
+                    .with_host(StrBytes::from_string(node.host.clone()))
+                    .with_port(node.port)
+            });
+            out.node_endpoints = nodes.collect();
+        }
         match version >= 7 {
             true => out
                 .with_error_code(response.error)

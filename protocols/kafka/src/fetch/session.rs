@@ -11,8 +11,9 @@ use std::{
     time::Duration,
 };
 
-use mainstem_broker::ErrorCode;
+use mainstem_broker::{ErrorCode, TopicRef};
 use mainstem_env::Env;
+use mainstem_record::TopicId;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
 use uuid::Uuid;
@@ -39,6 +40,16 @@ pub(crate) enum TopicKey {
     Name(Arc<str>),
     /// The id.
     Id(Uuid),
+}
+
+impl TopicKey {
+    /// As the broker takes it.
+    pub(crate) fn topic_ref(&self) -> TopicRef<'_> {
+        match self {
+            Self::Name(name) => TopicRef::Name(name),
+            Self::Id(id) => TopicRef::Id(TopicId(*id)),
+        }
+    }
 }
 
 /// A partition that a client fetches.

@@ -17,6 +17,8 @@ const KEY_TYPE_GROUP: i8 = 0;
 const KEY_TYPE_TRANSACTION: i8 = 1;
 /// The first version that asks for many keys at once (KIP-699).
 const BATCHED_FROM: i16 = 4;
+/// The first version of DescribeCluster that may ask for brokers without a session (KIP-1073).
+const FENCED_FROM: i16 = 2;
 /// Brokers, as an endpoint type (KIP-919).
 const ENDPOINT_BROKERS: i8 = 1;
 /// Controllers, as an endpoint type.
@@ -34,7 +36,7 @@ struct Found {
     port: i32,
 }
 
-/// Names the coordinator of each key: this node, for groups.
+/// Names the coordinator of each key.
 pub(crate) async fn find_coordinator(
     call: &Call<'_>,
     request: FindCoordinatorRequest,
@@ -84,27 +86,15 @@ fn find(call: &Call<'_>, key_type: i8, key: &str) -> Found {
             "there is no such type of coordinator",
         );
     }
-    if let Err(code) = call.broker().groups().coordinator_ready(key) {
-        return refused(code, code.text());
-    }
-    let cluster = call.broker().cluster();
-    let node = call.context.config.node_id;
-    match cluster
-        .brokers
-        .into_iter()
-        .find(|broker| broker.id.0 == node)
-    {
-        Some(broker) => Found {
+    match call.broker().groups().coordinator_of(key) {
+        Ok(broker) => Found {
             code: ErrorCode::None,
             message: None,
-            node,
+            node: broker.id.0,
             host: broker.host,
             port: i32::from(broker.port),
         },
-        None => refused(
-            ErrorCode::CoordinatorNotAvailable,
-            ErrorCode::CoordinatorNotAvailable.text(),
-        ),
+        Err(code) => refused(code, code.text()),
     }
 }
 
@@ -124,11 +114,15 @@ pub(crate) async fn describe(
             .with_error_message(Some(text(code.text())));
     }
     let cluster = call.broker().cluster();
-    let brokers = cluster.brokers.into_iter().map(|broker| {
+    let with_fenced = call.version >= FENCED_FROM && request.include_fenced_brokers;
+    let told = cluster.brokers.into_iter();
+    let told = told.filter(|broker| with_fenced || !broker.fenced);
+    let brokers = told.map(|broker| {
         DescribeClusterBroker::default()
             .with_broker_id(BrokerId(broker.id.0))
             .with_host(text(broker.host))
             .with_port(i32::from(broker.port))
+            .with_is_fenced(broker.fenced)
     });
     let mut response = DescribeClusterResponse::default()
         .with_cluster_id(text(cluster.cluster_id))

@@ -4,15 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kafka_protocol::messages::{FetchRequest, TopicName};
-use mainstem_broker::{ErrorCode, FetchPartition, Isolation, TopicRef};
+use mainstem_broker::{ErrorCode, FetchPartition, Isolation};
 use mainstem_net::ByteLease;
-use mainstem_record::{
-    BATCH_HEADER_BYTES, BatchHeader, LeaderEpoch, Offset, PartitionIndex, TopicId,
-};
+use mainstem_record::{BATCH_HEADER_BYTES, BatchHeader, LeaderEpoch, Offset, PartitionIndex};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::text;
+use super::{hints::Hints, text};
 use crate::{
     context::Call,
     fetch::{
@@ -23,6 +21,8 @@ use crate::{
 
 /// The first version that names topics by id.
 const TOPIC_IDS_FROM: i16 = 13;
+/// The first version whose answer says who leads instead (KIP-951).
+const HINTS_FROM: i16 = 16;
 /// A reader is told that nothing is there after this time at the latest: a client that is gone is
 /// noticed only when it is answered.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -141,7 +141,12 @@ fn response(
     let metrics = &call.context.metrics;
     let mut topics: Vec<TopicResponse> = Vec::new();
     let mut last = None;
-    for (_, key, partition) in told {
+    let mut hints = Hints::default();
+    for (_, key, mut partition) in told {
+        if call.version >= HINTS_FROM {
+            let place = (&key.topic_ref(), partition.index);
+            partition.current_leader = hints.leader(call.broker(), place, partition.error);
+        }
         metrics.fetched_bytes.inc_by(partition.bytes() as u64);
         metrics
             .fetched_records
@@ -166,6 +171,7 @@ fn response(
         error: 0,
         session_id,
         topics,
+        nodes: hints.into_nodes(),
     }
 }
 
@@ -198,10 +204,7 @@ impl Reading {
     }
 
     fn resolve(&mut self, call: &Call<'_>, isolation: Isolation) {
-        let topic = match &self.wanted.topic {
-            TopicKey::Name(name) => TopicRef::Name(name),
-            TopicKey::Id(id) => TopicRef::Id(TopicId(*id)),
-        };
+        let topic = self.wanted.topic.topic_ref();
         let index = PartitionIndex(self.wanted.index);
         let epoch = LeaderEpoch(self.wanted.current_epoch);
         self.source = call

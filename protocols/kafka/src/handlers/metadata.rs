@@ -5,7 +5,7 @@ use kafka_protocol::messages::{
     BrokerId, MetadataRequest, MetadataResponse, TopicName,
     metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic},
 };
-use mainstem_broker::{ErrorCode, TopicRef};
+use mainstem_broker::{ErrorCode, TopicRef, leader_of};
 use mainstem_record::{self as record, LeaderEpoch, TopicId};
 
 use super::{owned, text};
@@ -41,12 +41,14 @@ struct TopicFacts {
     partitions: Vec<PartitionFacts>,
 }
 
-/// What is told of a partition: of its active segment, which is where it is written.
+/// What is told of a partition: of its open segment, which is where it is written.
 struct PartitionFacts {
+    /// Nobody while the segment is being sealed.
     leader: Option<record::BrokerId>,
     epoch: LeaderEpoch,
     replicas: Vec<record::BrokerId>,
     in_sync: Vec<record::BrokerId>,
+    offline: Vec<record::BrokerId>,
 }
 
 /// Answers with the brokers, and with the topics that are asked for.
@@ -86,7 +88,8 @@ pub(crate) async fn handle(call: &Call<'_>, request: MetadataRequest) -> Metadat
     }
 
     let cluster = call.broker().cluster();
-    let brokers = cluster.brokers.iter().map(|broker| {
+    let alive = cluster.brokers.iter().filter(|broker| !broker.fenced);
+    let brokers = alive.map(|broker| {
         MetadataResponseBroker::default()
             .with_node_id(BrokerId(broker.id.0))
             .with_host(text(broker.host.as_str()))
@@ -113,14 +116,20 @@ fn find(call: &Call<'_>, asked: &Asked) -> Option<TopicFacts> {
     }?;
     let partitions = topic.partitions.iter().map(|partition| {
         let active = partition.active();
+        let replicas = active
+            .map(|segment| segment.replicas.clone())
+            .unwrap_or_default();
+        let is_alive = |id: &record::BrokerId| {
+            let broker = image.brokers.get(id);
+            broker.is_some_and(|broker| !broker.fenced)
+        };
+        let mut offline = replicas.clone();
+        offline.retain(|id| !is_alive(id));
         PartitionFacts {
-            leader: active
-                .map(|segment| segment.leader)
-                .filter(|leader| image.brokers.contains_key(leader)),
+            leader: leader_of(&image, partition),
             epoch: partition.epoch(),
-            replicas: active
-                .map(|segment| segment.replicas.clone())
-                .unwrap_or_default(),
+            replicas,
+            offline,
             in_sync: active
                 .map(|segment| {
                     image
@@ -140,15 +149,12 @@ fn find(call: &Call<'_>, asked: &Asked) -> Option<TopicFacts> {
 }
 
 fn described(call: &Call<'_>, topic: TopicFacts) -> MetadataResponseTopic {
-    let image = call.broker().image();
     let ids = |brokers: &[record::BrokerId]| brokers.iter().map(|id| BrokerId(id.0)).collect();
     let partitions = (0..).zip(&topic.partitions).map(|(index, partition)| {
         let code = match partition.leader {
             Some(_) => ErrorCode::None,
             None => ErrorCode::LeaderNotAvailable,
         };
-        let mut offline = partition.replicas.clone();
-        offline.retain(|id| !image.brokers.contains_key(id));
         MetadataResponsePartition::default()
             .with_error_code(call.code(code))
             .with_partition_index(index)
@@ -156,7 +162,7 @@ fn described(call: &Call<'_>, topic: TopicFacts) -> MetadataResponseTopic {
             .with_leader_epoch(partition.epoch.0)
             .with_replica_nodes(ids(&partition.replicas))
             .with_isr_nodes(ids(&partition.in_sync))
-            .with_offline_replicas(ids(&offline))
+            .with_offline_replicas(ids(&partition.offline))
     });
     let partitions = partitions.collect();
     MetadataResponseTopic::default()

@@ -6,6 +6,7 @@ mod cluster;
 mod configs;
 mod fetch;
 mod groups;
+pub(crate) mod hints;
 mod metadata;
 mod offsets;
 pub(crate) mod produce;

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use kafka_protocol::{
     messages::{
-        ProduceResponse, TopicName,
+        BrokerId, ProduceResponse, TopicName,
         produce_response::{
-            BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+            BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse,
+            TopicProduceResponse,
         },
     },
     protocol::StrBytes,
@@ -15,7 +16,7 @@ use kafka_protocol::{
 use mainstem_broker::{Acks, ErrorCode, ProduceError, ProduceTicket, Produced, TopicRef};
 use mainstem_record::{BATCH_HEADER_BYTES, BatchHeader, Codec, PartitionIndex};
 
-use super::message;
+use super::{hints::Hints, message, text};
 use crate::{
     connection::{Answer, End, Outcome, Served},
     context::{Call, Context},
@@ -24,8 +25,10 @@ use crate::{
 
 /// The first version that knows zstd (KIP-110).
 const ZSTD_FROM: i16 = 7;
+/// The first version whose answer says who leads instead (KIP-951).
+const HINTS_FROM: i16 = 10;
 /// A client may ask for less, but a disk needs its time: with one replica Kafka does not apply the
-/// client's timeout at all.
+/// client's timeout at all. Where others must have the batch first, the client's own limit holds.
 const TIMEOUT_MIN: Duration = Duration::from_secs(5);
 
 /// A batch that has its place, or none.
@@ -46,6 +49,18 @@ struct Pending {
     timeout: Duration,
     began: Duration,
     topics: Vec<(StrBytes, Vec<Begun>)>,
+    hints: Hints,
+}
+
+/// Whether any batch waits for other replicas.
+fn is_replicated(topics: &[(StrBytes, Vec<Begun>)]) -> bool {
+    let mut begun = topics.iter().flat_map(|(_, partitions)| partitions);
+    begun.any(|begun| {
+        begun
+            .ticket
+            .as_ref()
+            .is_ok_and(ProduceTicket::is_replicated)
+    })
 }
 
 /// Appends every batch of the request in its order. Returns when all have their places; the answer
@@ -81,9 +96,13 @@ pub(crate) async fn begin(
         correlation,
         // A wrong value gets a response, so that the client is told.
         acks: acks.unwrap_or(Acks::Leader),
-        timeout: timeout.max(TIMEOUT_MIN),
+        timeout: match is_replicated(&topics) {
+            true => timeout,
+            false => timeout.max(TIMEOUT_MIN),
+        },
         began,
         topics,
+        hints: Hints::default(),
     };
     Ok(Served {
         answer: Answer::Pending(Box::pin(pending.finish())),
@@ -147,7 +166,7 @@ impl Pending {
                     ticket,
                 } = begun;
                 let result = match ticket {
-                    Ok(ticket) => {
+                    Ok(mut ticket) => {
                         // Once the time is over, what is done still counts.
                         let expiry = async {
                             if !timed_out {
@@ -156,10 +175,10 @@ impl Pending {
                         };
                         tokio::select! {
                             biased;
-                            result = ticket => result,
+                            result = &mut ticket => result,
                             () = expiry => {
                                 timed_out = true;
-                                Err(ErrorCode::RequestTimedOut.into())
+                                Err(ticket.timed_out().into())
                             }
                         }
                     }
@@ -169,7 +188,7 @@ impl Pending {
                 if result.is_ok() {
                     self.count(bytes, records);
                 }
-                answers.push(self.partition(index, result));
+                answers.push(self.partition((&name, index), result));
             }
             let response = TopicProduceResponse::default()
                 .with_name(TopicName(name))
@@ -188,8 +207,8 @@ impl Pending {
     }
 
     fn partition(
-        &self,
-        index: i32,
+        &mut self,
+        (topic, index): (&StrBytes, i32),
         result: Result<Produced, ProduceError>,
     ) -> PartitionProduceResponse {
         let response = PartitionProduceResponse::default().with_index(index);
@@ -205,7 +224,20 @@ impl Pending {
                         .with_batch_index(index)
                         .with_batch_index_error_message(Some(super::message(message)))
                 });
+                let place = (&TopicRef::Name(topic), index);
+                let leader = match self.version >= HINTS_FROM {
+                    true => self
+                        .hints
+                        .leader(&self.context.broker, place, error.code.code()),
+                    false => None,
+                };
+                let leader = leader.map(|leader| {
+                    LeaderIdAndEpoch::default()
+                        .with_leader_id(BrokerId(leader.id))
+                        .with_leader_epoch(leader.epoch)
+                });
                 response
+                    .with_current_leader(leader.unwrap_or_default())
                     .with_error_code(error.code.code())
                     .with_base_offset(-1)
                     .with_log_append_time_ms(-1)
@@ -215,7 +247,7 @@ impl Pending {
         }
     }
 
-    fn outcome(&self, responses: Vec<TopicProduceResponse>, failed: bool) -> Outcome {
+    fn outcome(self, responses: Vec<TopicProduceResponse>, failed: bool) -> Outcome {
         match self.acks {
             Acks::None if failed => return Outcome::Close,
             Acks::None => return Outcome::Silent,
@@ -228,7 +260,15 @@ impl Pending {
             }
             Acks::Leader => {}
         }
-        let response = ProduceResponse::default().with_responses(responses);
+        let nodes = self.hints.into_nodes().into_iter().map(|node| {
+            NodeEndpoint::default()
+                .with_node_id(BrokerId(node.id))
+                .with_host(text(node.host))
+                .with_port(node.port)
+        });
+        let response = ProduceResponse::default()
+            .with_responses(responses)
+            .with_node_endpoints(nodes.collect());
         match super::encode(self.version, self.correlation, &response) {
             Ok(chain) => Outcome::Send(chain),
             Err(error) => {

@@ -3,6 +3,7 @@
 //!
 //! Nothing about a protocol, a group or a session lives here.
 
+mod leading;
 mod roll;
 mod seal;
 mod startup;
@@ -15,7 +16,7 @@ use dashmap::DashMap;
 use mainstem_config::{CleanupPolicy, Config, FlushPolicy, TopicConfig};
 use mainstem_env::Env;
 use mainstem_log::{
-    Commit, Flush, Log, LogEvent, Partition, PartitionSettings, PartitionSpec, Role, SegmentSpec,
+    Commit, Flush, Log, LogEvent, PartitionSettings, PartitionSpec, Role, SegmentSpec,
 };
 use mainstem_metadata::{
     Image, Life, Metadata, MetadataError, PartitionRecord, SegmentFlush, SegmentRecord, Topic,
@@ -26,6 +27,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
+pub(crate) use self::leading::leads_since;
 use self::roll::Rolling;
 use crate::{error_code::ErrorCode, offsets::ProducerIds};
 
@@ -77,6 +79,14 @@ pub enum BrokerError {
         /// What went wrong, for people.
         reason: String,
     },
+    /// Segments of an internal topic are on other nodes and not here yet.
+    #[error("internal topic {topic}, partition {partition}: not all here yet")]
+    NotHeld {
+        /// The topic's name.
+        topic: String,
+        /// The partition.
+        partition: PartitionIndex,
+    },
     /// A partition that the coordinators need refuses to work.
     #[error("internal topic {topic}: {code}")]
     Internal {
@@ -88,6 +98,13 @@ pub enum BrokerError {
     /// A metric could not be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+}
+
+impl BrokerError {
+    /// Whether it may go by itself.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::NotHeld { .. })
+    }
 }
 
 /// What the parts of the broker share.
@@ -241,25 +258,6 @@ impl Core {
             segment_ms: config.segment_ms,
             timestamp_type: config.message_timestamp_type,
         }
-    }
-
-    /// A partition that is led and open here.
-    pub(crate) fn partition(&self, id: PartitionId) -> Result<Partition, ErrorCode> {
-        if let Some(partition) = self.log.partition(id) {
-            return Ok(partition);
-        }
-        if self.failed.read().contains_key(&id) {
-            return Err(ErrorCode::KafkaStorageError);
-        }
-        Err(ErrorCode::UnknownTopicOrPartition)
-    }
-
-    /// As [`Core::partition`], for appends: a partition that has failed would make them wait.
-    pub(crate) fn writable_partition(&self, id: PartitionId) -> Result<Partition, ErrorCode> {
-        if self.has_failed(id) {
-            return Err(ErrorCode::KafkaStorageError);
-        }
-        self.partition(id)
     }
 
     /// Starts a task that [`Core::close`] waits for.

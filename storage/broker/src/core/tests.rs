@@ -15,7 +15,10 @@ use mainstem_record::{
 use uuid::Uuid;
 
 use super::{BrokerDeps, Core};
-use crate::{error_code::ErrorCode, topics::NewTopic};
+use crate::{
+    error_code::ErrorCode,
+    topics::{NewTopic, Replicas},
+};
 
 pub(crate) async fn start() -> (Arc<Core>, PartitionId, Partition) {
     start_with_cache(1 << 20).await
@@ -58,6 +61,7 @@ pub(crate) async fn start_with_cache(
     let new = NewTopic {
         name: "t".to_owned(),
         partitions: 1,
+        replicas: Replicas::Default,
         origin: TopicOrigin::Admin,
         configs: BTreeMap::new(),
     };

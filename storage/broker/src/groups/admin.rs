@@ -73,8 +73,10 @@ impl Groups {
         if let Err(error) = checked {
             return without(error);
         }
-        let Some(group) = self.coordinator.group(group) else {
-            return without(ErrorCode::None);
+        let group = match self.coordinator.group(group) {
+            Ok(Some(group)) => group,
+            Ok(None) => return without(ErrorCode::None),
+            Err(error) => return without(error),
         };
         let inside = group.inside.lock();
         if inside.is_dead() {
@@ -104,8 +106,10 @@ impl Groups {
         if let Err(error) = checked {
             return error;
         }
-        let Some(group) = coordinator.group(group) else {
-            return ErrorCode::GroupIdNotFound;
+        let group = match coordinator.group(group) {
+            Ok(Some(group)) => group,
+            Ok(None) => return ErrorCode::GroupIdNotFound,
+            Err(error) => return error,
         };
         let (sender, receiver) = oneshot::channel();
         let task = coordinator.clone();

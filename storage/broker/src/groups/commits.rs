@@ -74,7 +74,7 @@ impl Groups {
         let coordinator = &self.coordinator;
         coordinator.check_served(group)?;
         check_group_id_length(group)?;
-        let group = coordinator.group(group);
+        let group = coordinator.group(group)?;
         let inside = group.as_ref().map(|group| group.inside.lock());
         let none = OffsetTable::default();
         let table = inside.as_ref().map_or(&none, |inside| &inside.offsets);
@@ -102,7 +102,8 @@ impl Groups {
     ) -> Result<Vec<CommitTopicAnswer>, ErrorCode> {
         let coordinator = &self.coordinator;
         coordinator.check_served(group)?;
-        let group = coordinator.group(group).ok_or(ErrorCode::GroupIdNotFound)?;
+        let group = coordinator.group(group)?;
+        let group = group.ok_or(ErrorCode::GroupIdNotFound)?;
         let (sender, receiver) = oneshot::channel();
         let task = coordinator.clone();
         let run = async move {
@@ -124,7 +125,7 @@ impl Coordinator {
     fn group_for_commit(&self, request: &CommitRequest) -> Result<Arc<Group>, ErrorCode> {
         self.check_served(&request.group)?;
         check_group_id_length(&request.group)?;
-        match self.group(&request.group) {
+        match self.group(&request.group)? {
             Some(group) => Ok(group),
             None if request.generation < 0 => self.group_or_new(&request.group),
             None => Err(ErrorCode::IllegalGeneration),
@@ -239,7 +240,7 @@ impl Coordinator {
             });
         }
         let first = self
-            .append(&group.name, records)
+            .append(group, records)
             .await
             .map_err(coordinator_error)?;
         self.metrics.commits.inc_by(chunk.len() as u64);

@@ -11,17 +11,19 @@ use std::{
 use dashmap::{DashMap, Entry};
 use mainstem_config::GroupConfig;
 use mainstem_record::{Offset, PartitionIndex};
+use tokio::sync::Semaphore;
 
 use super::{
     group::{Group, Inside},
+    leading::LOADS_AT_ONCE,
     machine::{Effect, Machine, Now, Settings, Snapshot},
     metrics::Metrics,
     offsets::OffsetTable,
-    replay::Replayed,
     store,
+    terms::{Term, Terms},
     timers::Timers,
     wire::FormatError,
-    world::World,
+    world::{Placed, World},
 };
 use crate::{ErrorCode, internal::KeyValue};
 
@@ -40,6 +42,8 @@ pub(crate) struct Coordinator {
     pub(super) config: GroupConfig,
     pub(super) metrics: Metrics,
     pub(super) timers: Timers,
+    pub(super) terms: Terms,
+    pub(super) loads: Semaphore,
     settings: Settings,
     groups: DashMap<Arc<str>, Arc<Group>>,
     closed: AtomicBool,
@@ -68,28 +72,31 @@ impl Coordinator {
             config,
             metrics,
             timers: Timers::default(),
+            terms: Terms::default(),
+            loads: Semaphore::new(LOADS_AT_ONCE),
             settings,
             groups: DashMap::new(),
             closed: AtomicBool::new(false),
         }
     }
 
-    /// Takes over what replay found.
-    pub(crate) fn load(self: &Arc<Self>, replayed: Replayed) {
-        let now = self.now();
-        for (name, (snapshot, mut offsets)) in replayed.groups {
-            offsets.bind(|topic| self.world.topic(topic).map(|view| view.id));
-            let machine = match snapshot {
-                Some(snapshot) => Machine::restore(self.settings, now, snapshot),
-                None if offsets.is_empty() => continue,
-                None => Machine::new(self.settings, -1),
-            };
-            let group = Arc::new(Group::new(&name, machine, offsets));
-            self.groups.insert(group.name.clone(), group.clone());
-            // Starts the sessions of the members.
-            self.act(&group, |_, _| ());
-        }
-        tracing::info!(groups = self.count(), "consumer groups loaded");
+    /// Brings back a group as the log has it.
+    pub(super) fn restore(
+        self: &Arc<Self>,
+        term: &Arc<Term>,
+        name: &str,
+        (snapshot, mut offsets): (Option<Snapshot>, OffsetTable),
+    ) {
+        offsets.bind(|topic| self.world.topic(topic).map(|view| view.id));
+        let machine = match snapshot {
+            Some(snapshot) => Machine::restore(self.settings, self.now(), snapshot),
+            None if offsets.is_empty() => return,
+            None => Machine::new(self.settings, -1),
+        };
+        let group = Arc::new(Group::new(name, term.clone(), machine, offsets));
+        self.groups.insert(group.name.clone(), group.clone());
+        // Starts the sessions of the members.
+        self.act(&group, |_, _| ());
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -111,15 +118,16 @@ impl Coordinator {
         Ok(())
     }
 
-    /// As [`Coordinator::check_open`], and fails if what was kept of the group could not be read
-    /// back: it must not look like a group without members and offsets.
+    /// As [`Coordinator::check_open`], and fails if this node does not coordinate the group, or does
+    /// not know what was kept of it: it must not look like a group without members and offsets.
     pub(super) fn check_served(&self, group: &str) -> Result<(), ErrorCode> {
+        self.serving(group).map(drop)
+    }
+
+    /// The term in which the group is served.
+    fn serving(&self, group: &str) -> Result<Arc<Term>, ErrorCode> {
         self.check_open()?;
-        if self.world.serves(group) {
-            Ok(())
-        } else {
-            Err(ErrorCode::CoordinatorNotAvailable)
-        }
+        self.terms.serving(self.world.partition_of(group))
     }
 
     /// Checks that requests for this group can be served: everything but commits needs a name.
@@ -131,26 +139,46 @@ impl Coordinator {
         check_group_id_length(group)
     }
 
-    pub(super) fn group(&self, name: &str) -> Option<Arc<Group>> {
-        self.groups.get(name).map(|group| group.clone())
+    /// A group; `None` if there is none of that name. Fails where this node cannot know that.
+    pub(super) fn group(&self, name: &str) -> Result<Option<Arc<Group>>, ErrorCode> {
+        let term = self.serving(name)?;
+        let found = self.groups.get(name).map(|group| group.clone());
+        let found = found.filter(|group| Arc::ptr_eq(&group.term, &term));
+        match found {
+            // It may have gone with the term.
+            None if term.is_over() => Err(ErrorCode::NotCoordinator),
+            found => Ok(found),
+        }
     }
 
     pub(super) fn group_or_new(&self, name: &str) -> Result<Arc<Group>, ErrorCode> {
-        if let Some(group) = self.group(name) {
+        if let Some(group) = self.group(name)? {
             return Ok(group);
         }
         if self.groups.len() >= GROUPS_MAX {
             return Err(ErrorCode::CoordinatorNotAvailable);
         }
+        let term = self.serving(name)?;
         let machine = Machine::new(self.settings, self.now().wall_ms);
-        let group = Arc::new(Group::new(name, machine, OffsetTable::default()));
-        match self.groups.entry(group.name.clone()) {
-            Entry::Occupied(entry) => Ok(entry.get().clone()),
-            Entry::Vacant(entry) => {
-                entry.insert(group.clone());
-                Ok(group)
+        let new = Group::new(name, term.clone(), machine, OffsetTable::default());
+        let new = Arc::new(new);
+        let group = match self.groups.entry(new.name.clone()) {
+            Entry::Occupied(entry) if Arc::ptr_eq(&entry.get().term, &term) => entry.get().clone(),
+            Entry::Occupied(mut entry) => {
+                entry.insert(new.clone());
+                new
             }
+            Entry::Vacant(entry) => {
+                entry.insert(new.clone());
+                new
+            }
+        };
+        if term.is_over() {
+            // Whoever ended it may have looked before the group was there.
+            self.forget(&group);
+            return Err(ErrorCode::NotCoordinator);
         }
+        Ok(group)
     }
 
     /// All groups, without holding any lock afterwards.
@@ -183,6 +211,9 @@ impl Coordinator {
 
     /// Lets a group's deadlines pass; called by the timers.
     pub(super) fn tick(self: &Arc<Self>, group: &Arc<Group>, due: Duration) {
+        if group.term.is_over() {
+            return;
+        }
         let next = self.act(group, |inside, now| {
             if inside.scheduled != Some(due) {
                 // An earlier entry took over and has been here already.
@@ -245,7 +276,7 @@ impl Coordinator {
             let result = if dead {
                 Err(ErrorCode::CoordinatorNotAvailable)
             } else {
-                self.append_group(&group.name, &snapshot).await
+                self.append_group(&group, &snapshot).await
             };
             self.act(&group, |inside, now| {
                 for id in ids {
@@ -255,9 +286,9 @@ impl Coordinator {
         }
     }
 
-    async fn append_group(&self, group: &str, snapshot: &Snapshot) -> Result<(), ErrorCode> {
-        let record = group_record(group, snapshot).map_err(|error| {
-            tracing::error!(%group, %error, "group cannot be encoded");
+    async fn append_group(&self, group: &Group, snapshot: &Snapshot) -> Result<(), ErrorCode> {
+        let record = group_record(&group.name, snapshot).map_err(|error| {
+            tracing::error!(group = %group.name, %error, "group cannot be encoded");
             ErrorCode::UnknownServerError
         })?;
         match self.append(group, vec![record]).await {
@@ -269,18 +300,37 @@ impl Coordinator {
         }
     }
 
-    /// Appends, with the log's own error.
+    /// Appends in the group's term, with the log's own error. Where nobody knows whether the records
+    /// are in the log, the term is over: the next one reads what is there.
     pub(super) async fn append(
         &self,
-        group: &str,
+        group: &Group,
         records: Vec<KeyValue>,
     ) -> Result<Offset, ErrorCode> {
-        let result = self.world.append(group, records).await;
+        let placed = self.place(group, records).await;
+        let result = match placed {
+            Ok(done) => done.await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = result {
             self.metrics.store_failures.inc();
-            tracing::warn!(%group, error = error.name(), "group record not stored");
+            let (group, error) = (&group.name, error.name());
+            tracing::warn!(%group, error, "group record not stored");
+        }
+        if let Err(ErrorCode::NotLeaderOrFollower | ErrorCode::RequestTimedOut) = result {
+            self.terms.doubt(&group.term);
         }
         result
+    }
+
+    async fn place(&self, group: &Group, records: Vec<KeyValue>) -> Result<Placed, ErrorCode> {
+        let term = &group.term;
+        let _placing = term.placing.read().await;
+        // What an earlier term knew may be outdated, also if this node leads again.
+        if term.is_over() || !self.world.leads_since(term.index, term.since) {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        self.world.place(term.index, records).await
     }
 
     /// Makes the end of these commits durable and forgets them, and with `and_group` the group's own
@@ -301,7 +351,7 @@ impl Coordinator {
                 let key = store::offset_key(&group.name, topic, *partition).map_err(unreadable)?;
                 records.push(KeyValue { key, value: None });
             }
-            self.append(&group.name, records)
+            self.append(group, records)
                 .await
                 .map_err(coordinator_error)?;
             let mut inside = group.inside.lock();
@@ -312,7 +362,7 @@ impl Coordinator {
         if and_group {
             let key = store::group_key(&group.name).map_err(unreadable)?;
             let tombstone = KeyValue { key, value: None };
-            self.append(&group.name, vec![tombstone])
+            self.append(group, vec![tombstone])
                 .await
                 .map_err(coordinator_error)?;
         }

@@ -13,11 +13,14 @@ use super::{
     machine::{GroupState, Machine, Snapshot, StoreId, Token},
     offsets::{OffsetTable, Retention},
     requests::{JoinAnswer, SyncAnswer},
+    terms::Term,
 };
 
 /// One group.
 pub(crate) struct Group {
     pub(crate) name: Arc<str>,
+    /// The time for which all this holds.
+    pub(crate) term: Arc<Term>,
     /// Held shared while something of the group is being appended and applied, and alone while
     /// offsets or the group itself are deleted: no tombstone may overtake a commit or be overtaken.
     pub(crate) order: RwLock<()>,
@@ -47,9 +50,10 @@ enum Waiter {
 // === impl Group ===
 
 impl Group {
-    pub(crate) fn new(name: &str, machine: Machine, offsets: OffsetTable) -> Self {
+    pub(crate) fn new(name: &str, term: Arc<Term>, machine: Machine, offsets: OffsetTable) -> Self {
         Self {
             name: Arc::from(name),
+            term,
             order: RwLock::new(()),
             inside: Mutex::new(Inside {
                 machine,

@@ -35,7 +35,7 @@ impl Groups {
         } else {
             coordinator
                 .group(&request.group)
-                .ok_or(ErrorCode::UnknownMemberId)
+                .and_then(|group| group.ok_or(ErrorCode::UnknownMemberId))
         };
         let group = match found {
             Ok(group) => group,
@@ -72,8 +72,10 @@ impl Groups {
         if let Err(error) = coordinator.check_request(&request.group) {
             return SyncAnswer::refused(error);
         }
-        let Some(group) = coordinator.group(&request.group) else {
-            return SyncAnswer::refused(ErrorCode::UnknownMemberId);
+        let group = match coordinator.group(&request.group) {
+            Ok(Some(group)) => group,
+            Ok(None) => return SyncAnswer::refused(ErrorCode::UnknownMemberId),
+            Err(error) => return SyncAnswer::refused(error),
         };
         for (_, assignment) in &mut request.assignments {
             *assignment = Bytes::copy_from_slice(assignment);
@@ -89,10 +91,10 @@ impl Groups {
             .unwrap_or_else(|_| SyncAnswer::refused(ErrorCode::NotCoordinator))
     }
 
-    /// A request that came in while the coordinator closed must not wait for a rebalance that
-    /// nobody ends any more.
+    /// A request that came in while the coordinator closed, or stopped to be the group's, must not
+    /// wait for a rebalance that nobody ends any more.
     fn abandon_if_closed(&self, group: &std::sync::Arc<super::group::Group>) {
-        if self.coordinator.check_open().is_err() {
+        if group.term.is_over() || self.coordinator.check_open().is_err() {
             self.coordinator.act(group, |inside, _| {
                 inside.machine.abandon(ErrorCode::NotCoordinator);
             });
@@ -112,8 +114,10 @@ impl Groups {
         if let Err(error) = coordinator.check_request(group) {
             return error;
         }
-        let Some(group) = coordinator.group(group) else {
-            return ErrorCode::UnknownMemberId;
+        let group = match coordinator.group(group) {
+            Ok(Some(group)) => group,
+            Ok(None) => return ErrorCode::UnknownMemberId,
+            Err(error) => return error,
         };
         coordinator.act(&group, |inside, now| {
             inside
@@ -132,7 +136,7 @@ impl Groups {
     ) -> Result<Vec<(LeaveMember, ErrorCode)>, ErrorCode> {
         let coordinator = &self.coordinator;
         coordinator.check_request(group)?;
-        let Some(group) = coordinator.group(group) else {
+        let Some(group) = coordinator.group(group)? else {
             let unknown = |member| (member, ErrorCode::UnknownMemberId);
             return Ok(members.into_iter().map(unknown).collect());
         };

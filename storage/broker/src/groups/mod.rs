@@ -10,7 +10,9 @@
 //!      │                                offsets.rs the committed offsets
 //!      ├─ timers.rs       one task, a heap of deadlines
 //!      ├─ upkeep.rs       retention of offsets, topics that are gone
-//!      ├─ replay.rs       how the groups come back at start
+//!      ├─ terms.rs        the partitions of the log that are coordinated here, and since when
+//!      ├─ leading.rs      groups are loaded and let go with the leadership of their partition
+//!      ├─ replay.rs       how the groups come back
 //!      └─ world.rs        the seam to log, metadata and clock
 //!   store.rs, wire.rs     the records of `__consumer_offsets`, in Kafka's own format
 //! ```
@@ -27,6 +29,7 @@ mod admin;
 mod commits;
 mod coordinator;
 mod group;
+mod leading;
 mod machine;
 mod membership;
 mod metrics;
@@ -35,6 +38,7 @@ mod replay;
 mod requests;
 mod store;
 mod subscription;
+mod terms;
 mod timers;
 mod upkeep;
 mod wire;
@@ -56,7 +60,7 @@ use self::{
     world::{CoreWorld, World},
 };
 use crate::{
-    ErrorCode,
+    BrokerEndpoint, ErrorCode,
     core::{BrokerError, Core},
     internal::InternalTopic,
 };
@@ -73,36 +77,36 @@ pub struct Groups {
 // === impl Groups ===
 
 impl Groups {
-    /// Opens `__consumer_offsets`, brings the groups back by replay and starts timers and upkeep.
+    /// Opens `__consumer_offsets`, brings back the groups that are coordinated here, and starts timers,
+    /// upkeep and whatever follows the leadership.
     pub(crate) async fn start(core: &Arc<Core>) -> Result<Self, BrokerError> {
         let config = &core.config.group;
         let log = InternalTopic::open(core, OFFSETS_TOPIC, config.offsets_partitions).await?;
-        let replayed = replay::replay(&log).await;
         let metrics = Metrics::new();
         metrics.register(&core.registry)?;
         let world = CoreWorld {
             core: core.clone(),
             log,
         };
-        Ok(Self::with_world(
-            Arc::new(world),
-            config.clone(),
-            metrics,
-            replayed,
-        ))
+        let groups = Self::with_world(Arc::new(world), config.clone(), metrics);
+        groups.coordinator.load_all().await;
+        groups.follow();
+        Ok(groups)
     }
 
     fn with_world(
         world: Arc<dyn World>,
         config: mainstem_config::GroupConfig,
         metrics: Metrics,
-        replayed: replay::Replayed,
     ) -> Self {
         let coordinator = Arc::new(Coordinator::new(world, config, metrics));
-        coordinator.load(replayed);
-        timers::start(&coordinator);
-        upkeep::start(&coordinator);
         Self { coordinator }
+    }
+
+    fn follow(&self) {
+        timers::start(&self.coordinator);
+        upkeep::start(&self.coordinator);
+        leading::start(&self.coordinator);
     }
 
     /// Takes no more requests and answers those that wait: their clients look for the coordinator
@@ -111,10 +115,16 @@ impl Groups {
         self.coordinator.close();
     }
 
-    /// Whether this node can serve as the coordinator of `group`: what FindCoordinator asks.
-    pub fn coordinator_ready(&self, group: &str) -> Result<(), ErrorCode> {
-        self.coordinator.check_served(group)?;
-        coordinator::check_group_id_length(group)
+    /// The broker that coordinates `group`: the leader of its partition of the group log. What
+    /// FindCoordinator asks, on any node.
+    pub fn coordinator_of(&self, group: &str) -> Result<BrokerEndpoint, ErrorCode> {
+        self.coordinator.check_open()?;
+        coordinator::check_group_id_length(group)?;
+        let world = &self.coordinator.world;
+        let index = world.partition_of(group);
+        let leader = world.coordinator(index);
+        let leader = leader.filter(|_| !self.coordinator.terms.is_broken(index));
+        leader.ok_or(ErrorCode::CoordinatorNotAvailable)
     }
 
     /// How many groups there are.

@@ -1,15 +1,15 @@
-//! How groups and offsets come back at start.
+//! How groups and offsets come back from the log.
 
 use std::collections::HashMap;
 
-use mainstem_record::Offset;
+use mainstem_record::{Offset, PartitionIndex};
 
 use super::{
     machine::Snapshot,
     offsets::{Committed, OffsetTable},
     store::{self, Entry},
 };
-use crate::internal::InternalTopic;
+use crate::internal::{InternalTopic, NotReplayed};
 
 /// What the log says of all groups.
 #[derive(Default)]
@@ -19,23 +19,27 @@ pub(crate) struct Replayed {
     unreadable: u64,
 }
 
-/// Reads the whole group log.
-pub(crate) async fn replay(log: &InternalTopic) -> Replayed {
+/// Reads a partition of the group log.
+pub(crate) async fn replay(
+    log: &InternalTopic,
+    index: PartitionIndex,
+) -> Result<Replayed, NotReplayed> {
     let mut replayed = Replayed::default();
-    log.replay(&mut |record| {
+    log.replay_led(index, &mut |record| {
         replayed.take(record.offset, record.key, record.value);
     })
-    .await;
+    .await?;
     if replayed.unreadable > 0 {
         // They passed their checksums, so a newer program wrote them. What it kept beyond our
         // knowledge stays in the log.
         tracing::error!(
             records = replayed.unreadable,
             topic = super::OFFSETS_TOPIC,
+            partition = index.0,
             "records of an unknown format were left out"
         );
     }
-    replayed
+    Ok(replayed)
 }
 
 // === impl Replayed ===

@@ -116,7 +116,7 @@ impl Cleaner {
         self.metrics.uncleanable.set(self.uncleanable.len() as i64);
         let mut dirtiest: f64 = 0.0;
         let mut best: Option<Candidate> = None;
-        for partition in self.core.log.partitions() {
+        for partition in self.core.led_partitions() {
             let id = partition.id();
             let (Some(topic), Some(record)) = (image.topic_by_id(id.topic), image.partition(id))
             else {
@@ -296,7 +296,7 @@ impl Core {
     /// outcome was not known, or the chain could not be changed.
     async fn adopt_replacements(&self) {
         let image = self.image();
-        for partition in self.log.partitions() {
+        for partition in self.led_partitions() {
             let Some(record) = image.partition(partition.id()) else {
                 continue;
             };

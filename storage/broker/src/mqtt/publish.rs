@@ -25,7 +25,7 @@ use super::{
 use crate::{
     caller::Caller,
     error_code::ErrorCode,
-    topics::{NewTopic, TopicError},
+    topics::{NewTopic, Replicas, TopicError},
 };
 
 /// The most bytes that a record takes besides its encoded part: length, attributes, deltas.
@@ -257,6 +257,7 @@ impl Hub {
         let new = NewTopic {
             name: name.to_owned(),
             partitions: 1,
+            replicas: Replicas::Default,
             origin: TopicOrigin::Mqtt,
             configs: BTreeMap::from([("retention.ms".to_owned(), retention_ms)]),
         };

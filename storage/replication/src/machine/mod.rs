@@ -14,6 +14,7 @@
 //! What is committed is decided by `mainstem_metadata::apply`; a machine proposes, and believes only
 //! images.
 
+pub mod first;
 pub mod leader;
 pub mod liveness;
 pub mod placement;

@@ -2,22 +2,25 @@
 //! topics, and a clock that the test moves.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::Arc,
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use mainstem_config::GroupConfig;
 use mainstem_env::{BoxFuture, Clock, Env};
-use mainstem_record::{Offset, PartitionId, TopicId};
+use mainstem_record::{BrokerId, LeaderEpoch, Offset, PartitionId, PartitionIndex, TopicId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    Caller, ErrorCode,
+    BrokerEndpoint, Caller, ErrorCode,
     groups::{
         Groups,
         metrics::Metrics,
@@ -26,10 +29,21 @@ use crate::{
             CommitPartition, CommitRequest, CommitTopic, JoinAnswer, JoinRequest, OffsetPartition,
             SyncRequest,
         },
-        world::{TopicView, World},
+        store::{self, Entry},
+        world::{Placed, TopicView, World},
     },
-    internal::KeyValue,
+    internal::{KeyValue, NotReplayed},
 };
+
+/// Partitions of the group log.
+const PARTITIONS: i32 = 2;
+
+fn group_of(key: &[u8]) -> Option<String> {
+    match store::decode(key, None) {
+        Ok(Entry::Group { group, .. } | Entry::Offset { group, .. }) => Some(group),
+        Err(_) => None,
+    }
+}
 
 /// A clock that stands still until it is moved. Wall clock and monotonic clock show the same.
 pub(super) struct TestClock(watch::Sender<Duration>);
@@ -44,11 +58,19 @@ pub(super) struct TestWorld {
     pub(super) delays: Mutex<VecDeque<usize>>,
     /// What the log answers instead of taking records.
     pub(super) failure: Mutex<Option<ErrorCode>>,
+    /// What the next append is answered though its records are taken.
+    pub(super) lost: Mutex<Option<ErrorCode>>,
     /// Groups whose records wait.
     pub(super) stalled: watch::Sender<HashSet<String>>,
     pub(super) topics: Mutex<HashMap<String, TopicView>>,
     changes: watch::Sender<u64>,
     pub(super) ends: Mutex<HashMap<PartitionId, Offset>>,
+    /// Since when this broker leads the partitions of the log; none while another does.
+    led: Mutex<BTreeMap<PartitionIndex, Option<LeaderEpoch>>>,
+    epoch: AtomicI32,
+    leadership: watch::Sender<u64>,
+    /// While it is set, the log cannot be read.
+    pub(super) unreadable: Mutex<Option<ErrorCode>>,
 }
 
 // === impl TestClock ===
@@ -87,10 +109,19 @@ impl TestWorld {
             log: Mutex::default(),
             delays: Mutex::default(),
             failure: Mutex::default(),
+            lost: Mutex::default(),
             stalled: watch::channel(HashSet::new()).0,
             topics: Mutex::default(),
             changes: watch::channel(0).0,
             ends: Mutex::default(),
+            led: Mutex::new(
+                (0..PARTITIONS)
+                    .map(|index| (PartitionIndex(index), Some(LeaderEpoch(0))))
+                    .collect(),
+            ),
+            epoch: AtomicI32::new(1),
+            leadership: watch::channel(0).0,
+            unreadable: Mutex::default(),
         };
         world.make_topic("t", 1);
         Arc::new(world)
@@ -124,11 +155,33 @@ impl TestWorld {
     }
 
     pub(super) fn start(self: &Arc<Self>, config: GroupConfig) -> Groups {
+        let groups = Groups::with_world(self.clone(), config, Metrics::new());
+        for (index, epoch) in self.led() {
+            let term = groups.coordinator.terms.begin(index, epoch);
+            let term = term.expect("nothing is loaded yet");
+            groups.coordinator.take_over(&term, self.read(index));
+        }
+        groups.follow();
+        groups
+    }
+
+    fn read(&self, index: PartitionIndex) -> Replayed {
         let mut replayed = Replayed::default();
         for (offset, record) in self.log.lock().iter().enumerate() {
             replayed.take(Offset(offset as i64), &record.key, record.value.as_deref());
         }
-        Groups::with_world(self.clone(), config, Metrics::new(), replayed)
+        replayed
+            .groups
+            .retain(|group, _| self.partition_of(group) == index);
+        replayed
+    }
+
+    /// Another broker leads the partition of this group from now on, or this one again.
+    pub(super) fn lead(&self, group: &str, leads: bool) {
+        let epoch = self.epoch.fetch_add(1, Ordering::Relaxed);
+        let since = leads.then_some(LeaderEpoch(epoch));
+        self.led.lock().insert(self.partition_of(group), since);
+        self.leadership.send_modify(|version| *version += 1);
     }
 
     fn next_delays(&self) -> (usize, usize) {
@@ -173,27 +226,70 @@ impl World for TestWorld {
         self.env.spawn(name, future);
     }
 
-    fn serves(&self, _group: &str) -> bool {
-        true
-    }
-
     fn stop(&self) -> &CancellationToken {
         &self.stop
     }
 
-    fn append<'a>(
-        &'a self,
-        group: &'a str,
-        records: Vec<KeyValue>,
-    ) -> BoxFuture<'a, Result<Offset, ErrorCode>> {
+    fn partition_of(&self, group: &str) -> PartitionIndex {
+        PartitionIndex(i32::from(group.bytes().last().unwrap_or(0)) % PARTITIONS)
+    }
+
+    fn led(&self) -> Vec<(PartitionIndex, LeaderEpoch)> {
+        let led = self.led.lock();
+        led.iter()
+            .filter_map(|(index, since)| Some((*index, (*since)?)))
+            .collect()
+    }
+
+    fn leads_since(&self, index: PartitionIndex, since: LeaderEpoch) -> bool {
+        self.led.lock().get(&index) == Some(&Some(since))
+    }
+
+    fn led_changes(&self) -> watch::Receiver<u64> {
+        self.leadership.subscribe()
+    }
+
+    fn coordinator(&self, index: PartitionIndex) -> Option<BrokerEndpoint> {
+        let leads = self.led.lock().get(&index).copied().flatten().is_some();
+        leads.then(|| BrokerEndpoint {
+            id: BrokerId(1),
+            host: "localhost".to_owned(),
+            port: 9092,
+            fenced: false,
+        })
+    }
+
+    fn replay(&self, index: PartitionIndex) -> BoxFuture<'_, Result<Replayed, NotReplayed>> {
         Box::pin(async move {
+            turns(1).await;
+            match *self.unreadable.lock() {
+                Some(code) => Err(NotReplayed::NotYet(code)),
+                None => Ok(self.read(index)),
+            }
+        })
+    }
+
+    fn place(
+        &self,
+        _index: PartitionIndex,
+        records: Vec<KeyValue>,
+    ) -> BoxFuture<'_, Result<Placed, ErrorCode>> {
+        Box::pin(async move {
+            let group = records.first().and_then(|record| group_of(&record.key));
             let mut stalled = self.stalled.subscribe();
-            let _ = stalled.wait_for(|stalled| !stalled.contains(group)).await;
+            let is_free = |stalled: &HashSet<String>| {
+                !group.as_ref().is_some_and(|group| stalled.contains(group))
+            };
+            let _ = stalled.wait_for(is_free).await;
             let (before, after) = self.next_delays();
             turns(before).await;
             let first = self.take(records)?;
-            turns(after).await;
-            Ok(first)
+            let lost = self.lost.lock().take();
+            let done: Placed = Box::pin(async move {
+                turns(after).await;
+                lost.map_or(Ok(first), Err)
+            });
+            Ok(done)
         })
     }
 
