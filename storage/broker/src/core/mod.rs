@@ -349,7 +349,7 @@ impl Core {
     /// Why the node is not ready.
     pub(crate) fn readiness(&self) -> Vec<String> {
         let mut reasons = Vec::new();
-        if !self.metadata.health().leader {
+        if self.metadata.leader().is_none() {
             reasons.push("metadata: no leader".to_owned());
         }
         for shard in self.log.health() {
