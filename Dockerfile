@@ -18,7 +18,8 @@ COPY config/mainstem.toml /etc/mainstem/mainstem.toml
 ENV MAINSTEM_KAFKA_ADVERTISE=127.0.0.1:9092
 USER mainstem
 VOLUME /data
-EXPOSE 9092 1883 8083 9404
+# 9301 is for other nodes of a cluster (examples/cluster), which listens only if it is asked to.
+EXPOSE 9092 1883 8083 9404 9301
 STOPSIGNAL SIGTERM
 HEALTHCHECK --start-period=10s CMD curl -fsS http://127.0.0.1:9404/readyz
 # A container's listeners must be reachable from outside of it, which --insecure allows until

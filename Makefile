@@ -9,13 +9,16 @@ BINARY := $(CARGO_TARGET_DIR)/release/mainstem
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit clients clients-install chaos-log fuzz bench bench-log lint fmt print-binary
+.PHONY: help run cluster build test unit clients clients-install chaos-log fuzz bench bench-log lint fmt print-binary
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 run: build ## build and run one node on 127.0.0.1, data in ./data
 	@exec $(BINARY) serve --data-dir ./data $(ARGS)
+
+cluster: build ## build and run three nodes (NODES) of one cluster on 127.0.0.1, data in ./data-cluster; Ctrl-C stops all
+	@BROKER_BINARY=$(BINARY) exec ./scripts/cluster $(ARGS)
 
 build: ## build the binary (the first time compiles RocksDB: 10 to 20 minutes)
 	@./scripts/need-tools

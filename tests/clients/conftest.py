@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import matrix
+from harness import matrix, network
 from harness.broker import Broker
+from harness.cluster import Cluster
 
 KEPT = []
 
@@ -19,7 +20,9 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
     if report.failed:
-        for broker in getattr(item.session, "brokers", []):
+        clusters = getattr(item.session, "clusters", [])
+        nodes = [node for cluster in clusters for node in cluster.nodes.values()]
+        for broker in (*getattr(item.session, "brokers", []), *nodes):
             if broker.process is None:
                 continue
             report.sections.append((f"log of the node in {broker.directory}", broker.log_tail(20)))
@@ -27,12 +30,13 @@ def pytest_runtest_makereport(item, call):
 
 def pytest_sessionstart(session):
     session.brokers = []
+    session.clusters = []
     session.directory = Path(tempfile.mkdtemp(prefix="mainstem-clients-"))
 
 
 def pytest_sessionfinish(session, exitstatus):
-    for broker in session.brokers:
-        broker.kill()
+    for one in (*session.brokers, *session.clusters):
+        one.kill()
     if exitstatus == 0 and not os.environ.get("BROKER_KEEP"):
         shutil.rmtree(session.directory, ignore_errors=True)
     else:
@@ -62,6 +66,33 @@ def make_broker(request):
         return broker.start()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_cluster(request):
+    """A function that starts a cluster of its own: make_cluster(name, count, settings, isolated)."""
+
+    def make(name, count, settings=None, isolated=False):
+        if isolated:
+            if why := network.unavailable():
+                pytest.skip(why)
+            network.remove_leftovers()
+        cluster = Cluster(request.session.directory / name, count, settings, isolated)
+        request.session.clusters.append(cluster)
+        return cluster.start()
+
+    return make
+
+
+@pytest.fixture
+def end_cluster(request):
+    """A function that ends a cluster of make_cluster: stops all nodes, which must end well."""
+
+    def end(cluster):
+        cluster.stop()
+        request.session.clusters.remove(cluster)
+
+    return end
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,8 @@ def free_ports(count):
 class Broker:
     """One node under `directory`; `settings` are passed by --set."""
 
+    host = "127.0.0.1"
+
     def __init__(self, directory, settings=None, restartable=False):
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -69,11 +71,15 @@ class Broker:
 
     @property
     def bootstrap(self):
-        return f"127.0.0.1:{self.ports['kafka']}"
+        return f"{self.host}:{self.ports['kafka']}"
 
     @property
     def mqtt_port(self):
         return self.ports["mqtt"]
+
+    def mqtt_addresses(self):
+        """(host, port) of every node that an MQTT client may connect to."""
+        return [(self.host, self.mqtt_port)]
 
     @property
     def ws_port(self):
@@ -82,7 +88,12 @@ class Broker:
     # === life ===
 
     def start(self):
-        assert self.process is None, "already running"
+        self.launch()
+        self.wait_ready()
+        return self
+
+    def command(self):
+        """The command line of the node."""
         command = [binary(), "serve", "--data-dir", str(self.data_dir)]
         for flag, name in (
             ("--kafka-listen", "kafka"),
@@ -90,39 +101,44 @@ class Broker:
             ("--mqtt-ws-listen", "mqtt_ws"),
             ("--admin-listen", "admin"),
         ):
-            command += [flag, f"127.0.0.1:{self.ports[name]}"]
+            command += [flag, f"{self.host}:{self.ports[name]}"]
         for key, value in self.settings.items():
             command += ["--set", f"{key}={value}"]
+        return command
+
+    def launch(self):
+        """Starts the process and waits for nothing."""
+        assert self.process is None, "already running"
+        command = self.command()
         self.starts += 1
-        out_path = self.directory / f"banner-{self.starts}.txt"
-        with open(out_path, "wb") as out, open(self.log_path, "ab") as log:
+        with open(self.banner_path(), "wb") as out, open(self.log_path, "ab") as log:
             log.write(f"=== start {self.starts}: {' '.join(command)}\n".encode())
             log.flush()
             environment = {k: v for k, v in os.environ.items() if not k.startswith("MAINSTEM_")}
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=log, env=environment
             )
-        admin = until(
-            lambda: self._admin_port(out_path), self._describe_start, START_LIMIT_S
-        )
-        self.ports["admin"] = admin
+
+    def wait_ready(self):
+        self.ports["admin"] = until(self._admin_port, self._describe_start, START_LIMIT_S)
         listeners = self.status()["listeners"]
         for name in ("kafka", "mqtt", "mqtt_ws"):
             self.ports[name] = int(listeners[name].rsplit(":", 1)[1])
         until(self.ready, "the node answers /readyz with 200", START_LIMIT_S)
-        return self
 
     def _describe_start(self):
         return f"the banner of the node; the end of its log:\n{self.log_tail()}"
 
-    def _admin_port(self, out_path):
-        code = self.process.poll()
-        assert code is None, f"the node ended with {code}; its log:\n{self.log_tail()}"
-        found = re.search(rb"Admin +http://127\.0\.0\.1:(\d+)/", out_path.read_bytes())
+    def _admin_port(self):
+        self.assert_alive()
+        found = re.search(r"Admin +http://[\d.]+:(\d+)/", self.banner())
         return found and int(found.group(1))
 
+    def banner_path(self):
+        return self.directory / f"banner-{self.starts}.txt"
+
     def banner(self):
-        return (self.directory / f"banner-{self.starts}.txt").read_text()
+        return self.banner_path().read_text()
 
     def stop(self):
         """SIGTERM; the node must drain and exit 0."""
@@ -165,7 +181,7 @@ class Broker:
     def get(self, path, headers=None, limit_s=10.0):
         """(status, headers, body) of an admin endpoint."""
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.ports['admin']}{path}", headers=headers or {}
+            f"http://{self.host}:{self.ports['admin']}{path}", headers=headers or {}
         )
         try:
             with urllib.request.urlopen(request, timeout=limit_s) as answer:

@@ -106,7 +106,7 @@ class Device:
                 else None,
             )
         self.connack = self.closed = None
-        host, port = "127.0.0.1", self.broker.ws_port if self.websocket else self.broker.mqtt_port
+        host, port = self.broker.host, self.broker.ws_port if self.websocket else self.broker.mqtt_port
         if self.version == V5:
             self.client.connect(
                 host,

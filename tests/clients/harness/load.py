@@ -1,5 +1,6 @@
 """Load that goes on through crashes, and remembers what was acknowledged."""
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -22,8 +23,11 @@ INFLIGHT_MAX = 20
 KAFKA_RATE = 1500
 # Topics of an MQTT load.
 MQTT_TOPICS = 3
-# Reason code "packet identifier not found".
+# Reason codes: "packet identifier not found"; "server unavailable", "server busy", to a CONNECT.
 NOT_FOUND = 0x92
+COME_BACK = (0x88, 0x89)
+# A node that is cut off does not even refuse a connection.
+CONNECT_LIMIT_S = 2.0
 
 
 class Load:
@@ -133,7 +137,17 @@ class KafkaLoad(Load):
 class ExactClient(paho.Client):
     """paho, but for one fault: where an attempt to connect fails while a PUBREL is to be sent again, it
     goes back to the PUBLISH, under an identifier that the broker may have released. That would be a
-    second message."""
+    second message.
+
+    Each attempt to connect goes to the next of `addresses`."""
+
+    def __init__(self, addresses, **options):
+        super().__init__(paho.CallbackAPIVersion.VERSION2, **options)
+        self._addresses = itertools.cycle(addresses)
+
+    def reconnect(self):
+        self._host, self._port = next(self._addresses)
+        return super().reconnect()
 
     def _messages_reconnect_reset_out(self):
         with self._out_message_mutex:
@@ -143,40 +157,42 @@ class ExactClient(paho.Client):
         super()._messages_reconnect_reset_out()
 
 
-def lasting_client(broker, client_id):
-    """An MQTT 5 client with a lasting session that reconnects by itself."""
-    client = ExactClient(
-        paho.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5
-    )
+def lasting_client(broker, client_id, version=paho.MQTTv5, keepalive=30):
+    """A client with a lasting session that reconnects by itself, to any node of a cluster."""
+    options = {} if version == paho.MQTTv5 else {"clean_session": False}
+    addresses = broker.mqtt_addresses()
+    client = ExactClient(addresses, client_id=client_id, protocol=version, **options)
     client.max_inflight_messages_set(INFLIGHT_MAX)
     client.reconnect_delay_set(0.05, 0.3)
-    client.connect_async(
-        "127.0.0.1",
-        broker.mqtt_port,
-        keepalive=30,
-        clean_start=False,
-        properties=properties(PacketTypes.CONNECT, SessionExpiryInterval=36_000),
-    )
+    client.connect_timeout = CONNECT_LIMIT_S
+    if version == paho.MQTTv5:
+        expiry = properties(PacketTypes.CONNECT, SessionExpiryInterval=36_000)
+        options = {"clean_start": False, "properties": expiry}
+    else:
+        options = {}
+    client.connect_async(*addresses[0], keepalive=keepalive, **options)
     return client
 
 
 class MqttLoad(Load):
     """Publishes at QoS 1 or 2 in a lasting session; what is not acknowledged is sent again."""
 
-    def __init__(self, broker, topic, qos):
-        super().__init__(f"{topic}-qos{qos}", qos == 2)
+    def __init__(self, broker, topic, qos, name=None, **options):
+        super().__init__(name or f"{topic}-qos{qos}", qos == 2)
         self.prefix, self.qos = f"{topic}/{self.name}", qos
         self.acked = set()
-        # Packet id -> the number of its message that is under way.
+        # Packet id -> the number of its message that is under way, and when it was sent.
         self.under_way = {}
+        # (sent at, acknowledged at) of each acknowledged message, by time.monotonic().
+        self.times = []
         # The messages whose release was answered "not found", for a failure's text.
         self.not_found = []
-        # (packet id, reason code) from paho's thread, which must not wait for ours.
+        # (packet id, reason code, time) from paho's thread, which must not wait for ours.
         self.answers = deque()
         self.lost_sessions = 0
         self.connects = 0
         self.is_connected = False
-        self.client = lasting_client(broker, self.name)
+        self.client = lasting_client(broker, self.name, **options)
         self.client.on_connect = self._on_connect
         self.client.on_disconnect = self._on_disconnect
         self.client.on_publish = self._on_publish
@@ -189,7 +205,10 @@ class MqttLoad(Load):
 
     def _on_connect(self, _client, _data, flags, reason, _props):
         if reason.is_failure:
-            self.errors.append(f"CONNACK {reason}")
+            # "Not now" is no lost promise: paho tries again, at the next node of a cluster.
+            if reason.value not in COME_BACK:
+                self.errors.append(f"CONNACK {reason}")
+            return
         if self.connects and not flags.session_present:
             self.lost_sessions += 1
         self.connects += 1
@@ -199,12 +218,12 @@ class MqttLoad(Load):
         self.is_connected = False
 
     def _on_publish(self, _client, _data, mid, reason, _props):
-        self.answers.append((mid, reason))
+        self.answers.append((mid, reason, time.monotonic()))
 
     def _collect(self):
         while self.answers:
-            mid, reason = self.answers.popleft()
-            number = self.under_way.pop(mid)
+            mid, reason, answered_at = self.answers.popleft()
+            number, sent_at = self.under_way.pop(mid)
             # A PUBREL sent again after a crash may name an identifier that was released already: "not
             # an error during recovery" (MQTT 5, 3.7.2.1). The checker looks for the message itself.
             is_released = self.qos == 2 and self.connects > 1 and reason.value == NOT_FOUND
@@ -214,6 +233,7 @@ class MqttLoad(Load):
                 self.errors.append(f"{number} is refused: {reason}")
             else:
                 self.acked.add(number)
+                self.times.append((sent_at, answered_at))
 
     def acked_count(self):
         return len(self.acked)
@@ -230,8 +250,9 @@ class MqttLoad(Load):
         if not self.is_connected or len(self.under_way) >= INFLIGHT_MAX:
             return False
         number, value = self.next_payload()
+        sent_at = time.monotonic()
         handle = self.client.publish(self.topic_of(number), value, self.qos)
-        self.under_way[handle.mid] = number
+        self.under_way[handle.mid] = number, sent_at
         return True
 
     def settle(self):
@@ -252,7 +273,7 @@ class Listener:
     `once` maps the names of the writers to whether each message may come at most once.
     """
 
-    def __init__(self, broker, client_id, topic, qos, once):
+    def __init__(self, broker, client_id, topic, qos, once, **options):
         self.broker, self.client_id, self.topic, self.qos = broker, client_id, topic, qos
         self.once = once
         self.violations = Violations()
@@ -260,14 +281,16 @@ class Listener:
         self.lost_sessions = 0
         self.connects = 0
         self.subscribed = False
-        self.client = lasting_client(broker, client_id)
+        self.client = lasting_client(broker, client_id, **options)
         self.client.on_connect = self._on_connect
         self.client.on_subscribe = self._on_subscribe
         self.client.on_message = self._on_message
         self.client.loop_start()
         until(lambda: self.subscribed, f"{client_id} is subscribed")
 
-    def _on_connect(self, client, _data, flags, _reason, _props):
+    def _on_connect(self, client, _data, flags, reason, _props):
+        if reason.is_failure:
+            return  # paho tries again
         if not self.connects:
             client.subscribe(self.topic, self.qos)
         elif not flags.session_present:
