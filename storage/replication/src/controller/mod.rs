@@ -22,6 +22,7 @@
 mod census;
 mod heartbeat;
 mod metrics;
+mod moves;
 mod party;
 mod place;
 mod seals;

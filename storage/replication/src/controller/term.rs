@@ -7,28 +7,26 @@ use std::{
     time::Duration,
 };
 
-use mainstem_metadata::{BeginSeal, Command, Image, SealReason, SegmentFlush, SegmentState, Topic};
+use mainstem_metadata::{Command, Image, SealReason, SegmentFlush, Topic};
 use mainstem_record::{BrokerId, Member, PartitionId, SegmentId};
 
 use super::{
     census::{Census, Counts},
+    moves::Moves,
     seals::{Outside, Sealed, Seals, Work},
 };
 use crate::{
     machine::{
-        Segment, Timers,
+        Timers,
         liveness::{Liveness, Registered, Transition},
-        placement::{Healthy, Misplaced, misplaced},
     },
-    wire::{Heartbeat, HeartbeatAnswer, RollOrder, SealAnswer, SealQuestion, Session},
+    wire::{Heartbeat, HeartbeatAnswer, SealAnswer, SealQuestion, Session},
 };
 
 /// Seals of one command.
 const SEALS_PER_COMMAND: usize = 512;
 /// Segments of one message.
 const SEGMENTS_PER_MESSAGE: usize = 2_048;
-/// Orders to roll of one answer to a heartbeat.
-const ROLLS_PER_ANSWER: usize = 256;
 /// What a broker says of another one counts for so long.
 const REPORT_LIFE: Duration = Duration::from_secs(2);
 /// Brokers that must say so where the controller itself sees nothing.
@@ -36,12 +34,8 @@ const REPORTERS_MIN: usize = 2;
 /// A broker that is still opening what it holds counts as one that leads so many segments: it leads
 /// a new one only where all others do, too.
 const UNREADY_LEADS: u32 = 1 << 30;
-/// The pause between two looks for segments that should be somewhere else.
-const MOVES_PAUSE: Duration = Duration::from_secs(1);
-/// Brokers must have come and gone no more for so long before segments are made to use them.
-const SETTLED_AFTER: Duration = Duration::from_secs(2);
-/// A segment that was to be rolled is asked for again after this.
-const ROLL_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// How often it is said why a broker is not declared lost.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// What the controller is to do.
 #[derive(Debug, PartialEq)]
@@ -61,9 +55,6 @@ pub(crate) struct Known<'a> {
     /// Whether `unclean.leader.election.enable` holds for it.
     pub(crate) unclean: &'a dyn Fn(&Image, &Topic) -> bool,
 }
-
-/// How often it is said why a broker is not declared lost.
-const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// One broker says that it cannot reach another.
 #[derive(Clone, Copy)]
@@ -94,16 +85,12 @@ pub(crate) struct Term {
     ready: BTreeSet<Member>,
     /// Transitions that were proposed.
     proposed: BTreeMap<Member, Proposed>,
+    /// Of whom it was said that they are not declared lost, and when.
+    told: BTreeMap<Member, Duration>,
     seals: Seals,
     sealed: Vec<Sealed>,
     ticked: Duration,
-    /// Who was healthy when that was looked at last, and since when it is the same.
-    healthy: BTreeSet<Member>,
-    settled: Duration,
-    looked_for_moves: Duration,
-    /// Segments that their leaders are to roll, and those that were told, when.
-    rolls: BTreeMap<BrokerId, BTreeMap<PartitionId, SegmentId>>,
-    told: BTreeMap<PartitionId, Duration>,
+    moves: Moves,
 }
 
 // === impl Term ===
@@ -124,14 +111,11 @@ impl Term {
             reports: BTreeMap::new(),
             ready: BTreeSet::new(),
             proposed: BTreeMap::new(),
+            told: BTreeMap::new(),
             seals: Seals::new(timers),
             sealed: Vec::new(),
             ticked: now,
-            healthy: BTreeSet::new(),
-            settled: now,
-            looked_for_moves: now,
-            rolls: BTreeMap::new(),
-            told: BTreeMap::new(),
+            moves: Moves::new(now),
         };
         term.image(image, now);
         term
@@ -182,7 +166,7 @@ impl Term {
             };
             self.report(suspect.member, member.broker, report);
         }
-        let rolls = current.map(|_| self.take_rolls(member.broker, now));
+        let rolls = current.map(|_| self.moves.take_rolls(member.broker, now));
         HeartbeatAnswer {
             image: image.version,
             session: match current {
@@ -285,8 +269,13 @@ impl Term {
                 load.leads = load.leads.saturating_add(UNREADY_LEADS);
             }
         }
-        self.note_settled(&healthy, now);
-        effects.extend(self.moves(&healthy, now));
+        let seals = self.moves.look(&image, &healthy, now);
+        effects.extend(seals.chunks(SEALS_PER_COMMAND).map(|seals| {
+            Effect::Propose(Command::BeginSeal {
+                seals: seals.to_vec(),
+                reason: SealReason::Requested,
+            })
+        }));
         let mut outside = Outside {
             image: &image,
             live: &live,
@@ -339,89 +328,6 @@ impl Term {
         effects
     }
 
-    fn note_settled(&mut self, healthy: &Healthy, now: Duration) {
-        if !self.healthy.iter().eq(healthy.keys()) {
-            self.healthy = healthy.keys().copied().collect();
-            self.settled = now;
-        }
-    }
-
-    /// Segments that no longer fit the brokers that there are: sealed where they take nothing any
-    /// more, else rolled by their leaders.
-    fn moves(&mut self, healthy: &Healthy, now: Duration) -> Vec<Effect> {
-        if now < self.looked_for_moves.saturating_add(MOVES_PAUSE) {
-            return Vec::new();
-        }
-        self.looked_for_moves = now;
-        self.rolls.clear();
-        self.told
-            .retain(|_, at| now < at.saturating_add(ROLL_AGAIN_AFTER));
-        let is_settled = now >= self.settled.saturating_add(SETTLED_AFTER);
-        let mut seals = Vec::new();
-        for (id, segment, wrong) in self.misplaced(healthy) {
-            match wrong {
-                Misplaced::TooFewLive => seals.push(BeginSeal {
-                    partition: id,
-                    segment: segment.id,
-                    version: segment.version,
-                }),
-                Misplaced::TooFewReplicas if is_settled && !self.told.contains_key(&id) => {
-                    let rolls = self.rolls.entry(segment.leader.broker).or_default();
-                    rolls.insert(id, segment.id);
-                }
-                Misplaced::TooFewReplicas => {}
-            }
-        }
-        let seals = seals.chunks(SEALS_PER_COMMAND).map(|seals| {
-            Effect::Propose(Command::BeginSeal {
-                seals: seals.to_vec(),
-                reason: SealReason::Requested,
-            })
-        });
-        seals.collect()
-    }
-
-    fn misplaced(&self, healthy: &Healthy) -> Vec<(PartitionId, Segment, Misplaced)> {
-        let image = self.census.image();
-        let mut found = Vec::new();
-        for id in partitions(image) {
-            let Some((topic, record)) = image.topic_by_id(id.topic).zip(image.partition(id)) else {
-                continue;
-            };
-            let wanted = usize::try_from(topic.replication_factor).unwrap_or(1);
-            let Some(open) = record.active() else {
-                continue;
-            };
-            // Cheap, and nearly all end here.
-            let is_fine = open.replicas.len() >= wanted.min(healthy.len())
-                && open.isr.len() >= open.min_insync_count();
-            if is_fine || open.state != SegmentState::Active {
-                continue;
-            }
-            if let Some(segment) = Segment::open(image, id)
-                && let Some(wrong) = misplaced(&segment, healthy, wanted)
-            {
-                found.push((id, segment, wrong));
-            }
-        }
-        found
-    }
-
-    /// What the leader of these segments is told with the answer to its heartbeat.
-    fn take_rolls(&mut self, broker: BrokerId, now: Duration) -> Vec<RollOrder> {
-        let Some(rolls) = self.rolls.get_mut(&broker) else {
-            return Vec::new();
-        };
-        let mut orders = Vec::new();
-        while orders.len() < ROLLS_PER_ANSWER
-            && let Some((partition, segment)) = rolls.pop_first()
-        {
-            self.told.insert(partition, now);
-            orders.push(RollOrder { partition, segment });
-        }
-        orders
-    }
-
     /// R38: gives up the data of brokers that are away for too long, where that was allowed before;
     /// not while another topic, which does not allow it, waits for the same broker.
     fn declare_lost(
@@ -444,14 +350,13 @@ impl Term {
                 continue;
             }
             if let Some(topic) = waits_for(image, member, known.unclean) {
-                tracing::warn!(%member, topic,
-                    "a broker is not declared lost: a topic without unclean.leader.election.enable \
-                     waits for it");
-                let told = Proposed {
-                    is_open: false,
-                    at: now.saturating_add(TOLD_AGAIN_AFTER),
-                };
-                self.proposed.insert(member, told);
+                let told = self.told.get(&member);
+                if told.is_none_or(|told| now >= told.saturating_add(TOLD_AGAIN_AFTER)) {
+                    self.told.insert(member, now);
+                    tracing::warn!(%member, topic,
+                        "a broker is not declared lost: a topic without \
+                         unclean.leader.election.enable waits for it");
+                }
                 continue;
             }
             self.proposed.insert(member, Proposed::new(now));
@@ -479,19 +384,6 @@ fn registered(image: &Image) -> Vec<Registered> {
         fenced: broker.fenced,
     });
     registered.collect()
-}
-
-/// All partitions, topics by name.
-fn partitions(image: &Image) -> impl Iterator<Item = PartitionId> {
-    let topics = image.topics.values();
-    let topics = topics.filter_map(|id| image.topic_by_id(*id));
-    topics.flat_map(|topic| {
-        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
-        (0..count).map(|index| PartitionId {
-            topic: topic.id,
-            index: index.into(),
-        })
-    })
 }
 
 /// A topic that does not allow unclean recovery, and of which the broker may hold what others lack.

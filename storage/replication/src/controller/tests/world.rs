@@ -265,6 +265,9 @@ impl World {
                     self.perform(effect);
                 }
             }
+            // What is kept up from image to image is what a look at everything finds.
+            self.term.image(&self.image, self.now);
+            assert_eq!(self.term.counts(), Counts::of(&self.image));
         }
     }
 
