@@ -52,9 +52,11 @@ pub enum FaultClass {
 /// What a schedule is drawn from.
 #[derive(Debug, Clone)]
 pub struct ChaosOptions {
-    /// The hosts that faults hit.
+    /// The hosts whose links and clocks faults hit.
     pub hosts: Vec<HostId>,
-    /// Those they are drawn from, each as often as it is in here.
+    /// The hosts whose processes faults hit.
+    pub processes: Vec<HostId>,
+    /// The kinds, each as often as it is in here: all of these happen before one comes again.
     pub classes: Vec<FaultClass>,
     /// When all faults are over.
     pub ends: Duration,
@@ -81,20 +83,25 @@ pub fn schedule(dice: &mut Dice, options: &ChaosOptions) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut busy: Vec<(HostId, Duration)> = Vec::new();
     let mut now = Duration::ZERO;
-    if options.hosts.is_empty() || options.classes.is_empty() {
+    if options.hosts.is_empty() || options.processes.is_empty() || options.classes.is_empty() {
         return steps;
     }
+    let mut deck: Vec<FaultClass> = Vec::new();
     loop {
         now += up_to(dice, options.pause_max);
         let until = now + up_to(dice, options.lasts_max);
         if until > options.ends {
             break;
         }
-        let class = options.classes[dice.index(options.classes.len())];
-        let fault = draw(dice, class, &options.hosts);
+        if deck.is_empty() {
+            deck.clone_from(&options.classes);
+        }
+        let class = deck.swap_remove(dice.index(deck.len()));
+        let fault = draw(dice, class, options);
         busy.retain(|(_, until)| *until >= now);
         if let Some(host) = fault.process() {
             if busy.iter().any(|(other, _)| *other == host) {
+                deck.push(class);
                 continue;
             }
             busy.push((host, until));
@@ -108,9 +115,10 @@ pub fn schedule(dice: &mut Dice, options: &ChaosOptions) -> Vec<Step> {
     steps
 }
 
-fn draw(dice: &mut Dice, class: FaultClass, hosts: &[HostId]) -> Fault {
-    let one = hosts[dice.index(hosts.len())];
-    let other = hosts[dice.index(hosts.len())];
+fn draw(dice: &mut Dice, class: FaultClass, options: &ChaosOptions) -> Fault {
+    let mut of = |hosts: &[HostId]| hosts[dice.index(hosts.len())];
+    let (one, other) = (of(&options.hosts), of(&options.hosts));
+    let process = of(&options.processes);
     match class {
         FaultClass::Cut => Fault::Cut(one, other),
         FaultClass::Partition => Fault::Partition(one, other),
@@ -126,10 +134,10 @@ fn draw(dice: &mut Dice, class: FaultClass, hosts: &[HostId]) -> Fault {
         }
         FaultClass::Drift => Fault::Drift(one, signed(dice, 20_000) as i32),
         FaultClass::Jump => Fault::Jump(one, signed(dice, 3_600_000)),
-        FaultClass::Pause => Fault::Pause(one),
-        FaultClass::Restart => Fault::Restart(one),
-        FaultClass::Kill => Fault::Kill(one),
-        FaultClass::PowerCut => Fault::PowerCut(one),
+        FaultClass::Pause => Fault::Pause(process),
+        FaultClass::Restart => Fault::Restart(process),
+        FaultClass::Kill => Fault::Kill(process),
+        FaultClass::PowerCut => Fault::PowerCut(process),
     }
 }
 

@@ -29,6 +29,7 @@ const ALL: [FaultClass; 11] = [
 fn options(classes: &[FaultClass]) -> ChaosOptions {
     ChaosOptions {
         hosts: HOSTS.to_vec(),
+        processes: HOSTS.to_vec(),
         classes: classes.to_vec(),
         ends: Duration::from_secs(60),
         pause_max: ms(2000),
