@@ -9,7 +9,7 @@ BINARY := $(CARGO_TARGET_DIR)/release/mainstem
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster build test unit clients clients-install chaos-log fuzz bench bench-log lint fmt print-binary
+.PHONY: help run cluster build test unit clients clients-install chaos chaos-log fuzz bench bench-log lint fmt print-binary
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -41,6 +41,9 @@ clients: build clients-install ## whole-binary tests with real clients
 
 clients-install: ## install the clients that the tests use, in a private environment
 	@./scripts/install-clients
+
+chaos: build clients-install ## faults in a cluster under load, everything checked: CHAOS_FAULTS (100), BROKER_SEED (an hour)
+	@BROKER_BINARY=$(BINARY) ./scripts/client-tests test_cluster_chaos.py -m chaos -s
 
 chaos-log: build clients-install ## 200 rounds (BROKER_ROUNDS) of kill -9 under load, everything checked (long)
 	@BROKER_BINARY=$(BINARY) ./scripts/client-tests test_chaos_log.py -m chaos -s

@@ -188,9 +188,15 @@ class Cluster:
         settings = {"bootstrap.servers": self.bootstrap, "log_level": 0}
         return AdminClient({**settings, "socket.timeout.ms": 5000})
 
-    def create_topic(self, name, partitions, replicas=3, config=None):
+    def begin_topic(self, name, partitions, replicas=3, config=None):
+        """Asks for a topic; returns the client, which must be kept, and the future of the answer."""
         topic = NewTopic(name, partitions, replicas, config=config or {})
-        self.admin().create_topics([topic])[name].result(ASK_LIMIT_S)
+        admin = self.admin()
+        return admin, admin.create_topics([topic])[name]
+
+    def create_topic(self, name, partitions, replicas=3, config=None):
+        _admin, future = self.begin_topic(name, partitions, replicas, config)
+        future.result(ASK_LIMIT_S)
 
     def topic(self, name):
         """Partition -> what Metadata says of it (leader, replicas, isrs)."""
@@ -232,7 +238,8 @@ class Cluster:
 
     def coordinator(self, group):
         """The number of the node that coordinates `group`."""
-        future = self.admin().describe_consumer_groups([group], request_timeout=ASK_LIMIT_S)[group]
-        found = future.result(ASK_LIMIT_S)
+        admin = self.admin()
+        futures = admin.describe_consumer_groups([group], request_timeout=ASK_LIMIT_S)
+        found = futures[group].result(ASK_LIMIT_S)
         assert found.state != ConsumerGroupState.DEAD, f"{group} is not known"
         return found.coordinator.id
