@@ -184,7 +184,7 @@ fn any_controller_goes_on_where_the_last_one_was_killed() {
         let mut left = step;
         'working: for _ in 0..200 {
             world.now += ms(50);
-            if world.now.as_millis() % 500 == 0 {
+            if world.now.as_millis().is_multiple_of(500) {
                 world.heartbeats();
             }
             for effect in world.tick() {
@@ -275,7 +275,7 @@ fn two_controllers_at_once_are_harmless() {
         world.now += ms(50);
         for _ in 0..2 {
             // Each hears every broker, and sees what the other has brought about.
-            let is_due = world.now.as_millis() % 500 == 0;
+            let is_due = world.now.as_millis().is_multiple_of(500);
             if is_due {
                 world.heartbeats();
             }

@@ -253,7 +253,7 @@ impl World {
         let until = self.now + time;
         while self.now < until {
             self.now += ms(50);
-            if self.now.as_millis() % 500 == 0 {
+            if self.now.as_millis().is_multiple_of(500) {
                 self.heartbeats();
             }
             for _ in 0..10 {
