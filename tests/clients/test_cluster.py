@@ -4,8 +4,11 @@ import signal
 import subprocess
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from harness.broker import STOP_LIMIT_S
+from harness.cluster import Cluster
 from harness.wait import until
 
 LIMIT_S = 30
@@ -106,3 +109,57 @@ def test_a_fourth_node_joins_through_the_seeds(three):
     node.start()
     three.wait_formed()
     assert ids(node.cluster_status()["brokers"]) == [1, 2, 3, 4]
+
+
+def test_without_a_majority_what_changes_metadata_is_to_be_tried_again(make_cluster, end_cluster):
+    cluster = make_cluster("cluster-majority", 3)
+    cluster.create_topic("before", 1, 1)
+    for number in (2, 3):
+        cluster.nodes[number].kill()
+    with pytest.raises(KafkaException) as refused:
+        cluster.create_topic("meanwhile", 1, 1)
+    code = refused.value.args[0].code()
+    assert code in (KafkaError.REQUEST_TIMED_OUT, KafkaError.NOT_CONTROLLER), refused.value
+    for number in (2, 3):
+        cluster.nodes[number].start()
+    cluster.wait_formed()
+    cluster.create_topic("after", 1, 1)
+    for node in cluster.nodes.values():
+        admin = AdminClient({"bootstrap.servers": node.bootstrap, "log_level": 0})
+        assert {"before", "after"} <= set(admin.list_topics(timeout=LIMIT_S).topics)
+    end_cluster(cluster)
+
+
+def test_who_does_not_know_the_secret_is_refused_and_both_sides_say_so(make_cluster, end_cluster):
+    secret = {"cluster.secret": "what the three of them know"}
+    cluster = make_cluster("cluster-secret", 3, secret)
+    stranger = cluster.add({"cluster.secret": "what somebody else has heard"})
+    stranger.launch()
+    logs = [node.log_path for node in cluster.nodes.values()]
+    until(
+        lambda: all("secret" in log.read_text() for log in (stranger.log_path, logs[0])),
+        lambda: f"both sides tell of it:\n{stranger.log_tail(9)}\n{cluster.nodes[1].log_tail(9)}",
+        LIMIT_S,
+    )
+    stranger.kill()
+    del cluster.nodes[stranger.number]
+    assert ids(cluster.nodes[1].cluster_status()["nodes"]) == [1, 2, 3]
+    end_cluster(cluster)
+
+
+def test_a_first_node_waits_for_the_others_and_says_for_which(tmp_path):
+    cluster = Cluster(tmp_path, 3)
+    first = cluster.nodes[1]
+    first.launch()
+    absent = cluster.nodes[3].peer_address
+    try:
+        until(lambda: absent in first.log_path.read_text(), first.log_tail, LIMIT_S)
+        first.assert_alive()
+        assert "is ready" not in first.banner()
+        for number in (2, 3):
+            cluster.nodes[number].launch()
+        for node in cluster.nodes.values():
+            node.wait_ready()
+        cluster.wait_formed()
+    finally:
+        cluster.kill()

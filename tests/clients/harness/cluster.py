@@ -19,6 +19,8 @@ from .wait import until
 
 FORM_LIMIT_S = 30.0
 ASK_LIMIT_S = 10.0
+# Longer than a node needs to say that it does not know the outcome.
+CREATE_LIMIT_S = 30.0
 # Where addresses are not of loopback, nodes have to prove that they know this.
 SECRET = "the secret of a cluster in a test"
 # In a namespace each node has the ports that a machine of its own would have.
@@ -192,11 +194,11 @@ class Cluster:
         """Asks for a topic; returns the client, which must be kept, and the future of the answer."""
         topic = NewTopic(name, partitions, replicas, config=config or {})
         admin = self.admin()
-        return admin, admin.create_topics([topic])[name]
+        return admin, admin.create_topics([topic], request_timeout=CREATE_LIMIT_S)[name]
 
     def create_topic(self, name, partitions, replicas=3, config=None):
         _admin, future = self.begin_topic(name, partitions, replicas, config)
-        future.result(ASK_LIMIT_S)
+        future.result(2 * CREATE_LIMIT_S)
 
     def topic(self, name):
         """Partition -> what Metadata says of it (leader, replicas, isrs)."""
