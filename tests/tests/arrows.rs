@@ -83,6 +83,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "mainstem-record",
             "mainstem-log",
             "mainstem-peers",
+            "mainstem-replication",
             "mainstem-simulation",
         ],
     ),

@@ -1,6 +1,7 @@
 //! The targets.
 
 mod batch;
+mod bodies;
 mod codec;
 mod files;
 mod journal;
@@ -44,4 +45,5 @@ pub static TARGETS: &[Target] = &[
     files::MARK,
     peers::HANDSHAKE,
     peers::FRAMES,
+    bodies::BODIES,
 ];

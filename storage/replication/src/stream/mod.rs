@@ -55,6 +55,8 @@ const EXPOSED_DELAY: Duration = Duration::from_millis(10);
 /// When a segment is followed again that was refused, or that the log did not take: an image may have
 /// changed nothing here.
 const REFUSED_RETRY: Duration = Duration::from_secs(1);
+/// The same where the log is not in the role that the image names: it is about to be.
+const ROLE_RETRY: Duration = Duration::from_millis(50);
 /// The pause before a stream is opened again: the first, and the longest.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);

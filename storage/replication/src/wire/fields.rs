@@ -176,10 +176,6 @@ impl Body {
         self.0.put_u32_le(value);
     }
 
-    pub(super) fn i32(&mut self, value: i32) {
-        self.0.put_i32_le(value);
-    }
-
     pub(super) fn u64(&mut self, value: u64) {
         self.0.put_u64_le(value);
     }

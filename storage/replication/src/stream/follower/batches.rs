@@ -9,7 +9,7 @@ const LAST_DELTA_AT: usize = 23;
 
 /// The offset after the last record of whole batches; `None` if the bytes are none. Whether they are
 /// what they say is for the log to check.
-pub(super) fn end_of(mut batches: &[u8]) -> Option<Offset> {
+pub(in crate::stream) fn end_of(mut batches: &[u8]) -> Option<Offset> {
     let mut end = None;
     while !batches.is_empty() {
         let base = i64::from_be_bytes(*batches.first_chunk()?);

@@ -15,10 +15,10 @@ use mainstem_record::{LeaderEpoch, Offset, PartitionId, SegmentId};
 use super::{batches::end_of, session::Session};
 use crate::{
     host::NotAppended,
-    stream::{CREDIT_BYTES, MEMORY_BYTES_MAX, REFUSED_RETRY, Replicas, until, when},
+    stream::{CREDIT_BYTES, MEMORY_BYTES_MAX, REFUSED_RETRY, ROLE_RETRY, Replicas, until, when},
     wire::{
-        AckOf, AppendOf, BATCHES_BYTES_MAX, FollowOf, FollowerSays, LeaderSays, MemoryOf,
-        RefusedOf, SEGMENTS_MAX, WantOf,
+        AckOf, AppendOf, FollowOf, FollowerSays, LeaderSays, MemoryOf, RefusedOf, SEGMENTS_MAX,
+        WantOf,
     },
 };
 
@@ -185,12 +185,12 @@ impl<'a, R: Replicas> Link<'a, R> {
     fn begin(&mut self, id: PartitionId) {
         let replicas = &self.session.replicas;
         let Some(log) = replicas.log(id) else {
-            return self.stall(id);
+            return self.stall(id, REFUSED_RETRY);
         };
         // Subscribed first, so that nothing is missed.
         let subscription = log.subscribe_moved(&self.moved);
         let Some(now) = replicas.following(id) else {
-            return self.stall(id);
+            return self.stall(id, REFUSED_RETRY);
         };
         let followed = Followed {
             segment: now.segment,
@@ -232,15 +232,15 @@ impl<'a, R: Replicas> Link<'a, R> {
         }
     }
 
-    /// It cannot be followed now.
-    fn stall(&mut self, id: PartitionId) {
+    /// It cannot be followed now; perhaps after `pause`, if no image says so before.
+    fn stall(&mut self, id: PartitionId, pause: Duration) {
         if let Some(followed) = self.followed.get(&id) {
             self.unfollows.push(followed.segment);
             self.forget(id);
         }
         self.stalled.insert(id);
-        let at = self.session.env.now() + REFUSED_RETRY;
-        self.retry_at.get_or_insert(at);
+        let at = self.session.env.now() + pause;
+        self.retry_at = Some(self.retry_at.map_or(at, |before| before.min(at)));
     }
 
     /// What came does not go on where the log ends, or the log did not take it: it is followed anew
@@ -257,7 +257,7 @@ impl<'a, R: Replicas> Link<'a, R> {
         let segment = followed.segment;
         let now = self.session.replicas.following(id);
         let Some(now) = now.filter(|now| now.segment == segment) else {
-            return self.stall(id);
+            return self.stall(id, REFUSED_RETRY);
         };
         followed.is_broken = false;
         followed.is_resuming = true;
@@ -367,11 +367,11 @@ impl<'a, R: Replicas> Link<'a, R> {
                 | AppendError::NoMemory
                 | AppendError::Closed
                 | AppendError::Removed,
-            ) => self.stall(id),
+            ) => self.stall(id, ROLE_RETRY),
             NotAppended::Log(error) => {
                 tracing::warn!(partition = %id, leader = %self.session.leader, %error,
                     "the log does not take what the leader sends");
-                self.stall(id);
+                self.stall(id, REFUSED_RETRY);
             }
         }
     }
@@ -393,7 +393,7 @@ impl<'a, R: Replicas> Link<'a, R> {
         tracing::debug!(partition = %id, leader = %self.session.leader, why = %refused.why,
             "the leader does not send a segment");
         self.forget(id);
-        self.stall(id);
+        self.stall(id, REFUSED_RETRY);
     }
 
     // === what the log says ===
@@ -487,7 +487,7 @@ impl<'a, R: Replicas> Link<'a, R> {
             return Ok(());
         };
         let Some(log) = self.session.replicas.log(id) else {
-            self.stall(id);
+            self.stall(id, REFUSED_RETRY);
             return Ok(());
         };
         self.installing = Some(Box::pin(async move {
@@ -508,7 +508,7 @@ impl<'a, R: Replicas> Link<'a, R> {
             self.forget(id);
             match installed.result {
                 Ok(()) => self.begin(id),
-                Err(_) => self.stall(id),
+                Err(_) => self.stall(id, REFUSED_RETRY),
             }
         }
     }

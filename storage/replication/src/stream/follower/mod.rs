@@ -1,6 +1,6 @@
 //! The side that follows: one session per leader.
 
-mod batches;
+pub(super) mod batches;
 mod link;
 mod session;
 

@@ -14,8 +14,9 @@ use mainstem_log::{
 use mainstem_metadata::SegmentState;
 use mainstem_peers::{PeerAddress, Peers, PeersOptions};
 use mainstem_record::{
-    BrokerId, EncodedRecord, Incarnation, LeaderEpoch, Member, Offset, PartitionId, PartitionIndex,
-    SegmentId, TimestampMs, TimestampType, TopicId,
+    Attributes, BatchBuilder, BatchOptions, BrokerId, Codec, EncodedRecord, Incarnation,
+    LeaderEpoch, Member, Offset, PartitionId, PartitionIndex, ProducerEpoch, ProducerId, SegmentId,
+    Sequence, TimestampMs, TimestampType, TopicId,
 };
 use mainstem_simulation::{HostId, Process, SimFs, World};
 use parking_lot::Mutex;
@@ -229,6 +230,29 @@ impl Node {
         log
     }
 
+    /// Seals the open segment where this log ends, and goes on with `next` in the role that it says.
+    pub(super) async fn next_segment(
+        &self,
+        index: i32,
+        (sealed, end): (&Segment, Offset),
+        next: &Segment,
+    ) {
+        let log = self.part(index);
+        self.double.unset(index);
+        log.seal_begin().await.unwrap();
+        let sealed = SegmentSpec {
+            end: Some(end),
+            ..spec(sealed)
+        };
+        log.advance(sealed, spec(next)).await.unwrap();
+        let role = match next.leader == self.double.me() {
+            true => Role::Leader(Commit::External),
+            false => Role::Follower,
+        };
+        log.set_role(role).await.unwrap();
+        self.double.set(index, next);
+    }
+
     pub(super) fn part(&self, index: i32) -> Partition {
         self.log.partition(partition(index)).unwrap()
     }
@@ -257,6 +281,25 @@ pub(super) async fn produce(partition: &Partition, bytes: usize, ack: Ack) -> Ap
     let records = vec![(record, TimestampMs(1))];
     partition
         .append(Append::Records { records, ack })
+        .await
+        .unwrap()
+}
+
+/// A batch of one record of an idempotent producer.
+pub(super) async fn produce_as(partition: &Partition, id: i64, sequence: i32) -> AppendTicket {
+    let mut builder = BatchBuilder::new(BatchOptions {
+        codec: Codec::None,
+        attributes: Attributes(0),
+        producer_id: ProducerId(id),
+        producer_epoch: ProducerEpoch(0),
+        base_sequence: Sequence(sequence),
+    });
+    let none: [(&[u8], Option<&[u8]>); 0] = [];
+    builder.push_record(0, TimestampMs(1), None, Some(b"value"), none);
+    let batch = builder.finish().unwrap().freeze();
+    let ack = Ack::Durable;
+    partition
+        .append(Append::Batch { batch, ack })
         .await
         .unwrap()
 }
@@ -326,6 +369,14 @@ impl Double {
             }
         }
         self.tell(id);
+    }
+
+    /// A newer image of a segment that is led here.
+    pub(super) fn image(&self, index: i32, segment: &Segment) {
+        self.lead(partition(index), |leader, _, now| {
+            leader.image(segment, now)
+        });
+        self.tell(partition(index));
     }
 
     /// Neither leads nor follows from here on.
