@@ -392,8 +392,14 @@ impl<'a, R: Replicas> Link<'a, R> {
         };
         tracing::debug!(partition = %id, leader = %self.session.leader, why = %refused.why,
             "the leader does not send a segment");
+        // Who is asked for what it remembers does not wait until it leads.
+        let recalling = self.recalling.as_ref();
+        let pause = match recalling.is_some_and(|recalling| recalling.id == id) {
+            true => ROLE_RETRY,
+            false => REFUSED_RETRY,
+        };
         self.forget(id);
-        self.stall(id, REFUSED_RETRY);
+        self.stall(id, pause);
     }
 
     // === what the log says ===

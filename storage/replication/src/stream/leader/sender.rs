@@ -372,7 +372,9 @@ impl<'a, R: Replicas> Sender<'a, R> {
             && parts.len() < SEGMENTS_MAX
             && let Some(id) = self.ready.pop_front()
         {
-            let Some(sent) = self.sent.get_mut(&id) else {
+            // One that was followed anew may be waiting twice.
+            let sent = self.sent.get_mut(&id);
+            let Some(sent) = sent.filter(|sent| sent.place == Place::Ready) else {
                 continue;
             };
             let room = FRAME_BYTES - bytes - AROUND_BYTES;
@@ -407,7 +409,8 @@ impl<'a, R: Replicas> Sender<'a, R> {
     /// A frame of what was read from disk.
     fn fetched_frame(&mut self, fetched: Fetched) -> Option<Bytes> {
         let Fetched { id, turn, chunk } = fetched;
-        let sent = self.sent.get_mut(&id).filter(|sent| sent.turn == turn)?;
+        let sent = self.sent.get_mut(&id);
+        let sent = sent.filter(|sent| sent.turn == turn && sent.place == Place::Behind)?;
         let at = sent.next;
         match chunk {
             Ok(chunk) if chunk.batches.is_empty() => {
