@@ -197,6 +197,8 @@ mod tests {
             metadata: metadata.clone(),
             log: log.clone(),
             log_events,
+            peers: None,
+            peer_address: None,
             registry: registry.clone(),
             advertise: ("localhost".to_owned(), 9092),
             directory_id: uuid::Uuid::nil(),

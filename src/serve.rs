@@ -111,6 +111,8 @@ async fn start(
         metadata: metadata.clone(),
         log: log.clone(),
         log_events,
+        peers: cluster.as_ref().map(|cluster| cluster.peers.clone()),
+        peer_address: cluster.as_ref().map(|cluster| cluster.advertise.clone()),
         registry: registry.clone(),
         advertise: advertise.clone(),
         directory_id: identity.directory_id,

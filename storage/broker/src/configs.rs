@@ -328,7 +328,7 @@ impl Broker {
         let core = self.core.clone();
         let alter = async move {
             core.metadata.propose(command).await?;
-            core.apply_settings().await;
+            core.settle_configs().await;
             Ok(())
         };
         self.core.to_the_end("alter configs", alter).await

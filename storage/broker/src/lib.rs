@@ -7,8 +7,9 @@
 //!
 //! What lives here: the decisions that both protocols share, and the state machines of the
 //! coordinators, which are logs themselves ([`internal`]). What may not: wire formats, sockets,
-//! files. Decisions about segments (roll, seal, delete) are metadata commands first and calls into
-//! the log second, in that order (`core::roll`, `maintenance`).
+//! files. Which partitions are led here, and how segments are sealed, is decided in
+//! `mainstem_replication`; what is deleted or compacted is a metadata command first and a call into
+//! the log second (`maintenance`).
 
 mod caller;
 mod cluster;
@@ -58,10 +59,10 @@ impl Broker {
     /// Opens every partition that the metadata names, rebuilds the coordinators by replay and
     /// starts the background work.
     pub async fn start(deps: BrokerDeps) -> Result<Self, BrokerError> {
-        let (core, events) = Core::start(deps).await?;
+        let core = Core::start(deps).await?;
         let groups = Groups::start(&core).await?;
         let mqtt = Mqtt::start(&core).await?;
-        maintenance::start(&core, events)?;
+        maintenance::start(&core)?;
         metrics::start(&core, &groups)?;
         Ok(Self { core, groups, mqtt })
     }
@@ -88,7 +89,7 @@ impl Broker {
     /// Notes that everything is synced, so that the next start need not doubt it: after
     /// [`Broker::close`] and after the log has closed without an error.
     pub async fn note_clean_stop(&self) {
-        self.core.note_clean_stop().await;
+        self.core.replication.note_clean_stop().await;
     }
 
     /// What groups and MQTT stand on.

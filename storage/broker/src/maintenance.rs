@@ -1,4 +1,4 @@
-//! Background work on the log: rolls that the log asks for, rolls by age, retention, compaction.
+//! Background work on the log of partitions that are led here: rolls by age, retention, compaction.
 //!
 //! Each change of a chain of segments is a metadata command first; the files follow. The leader of a
 //! partition decides; the other replicas follow what metadata says.
@@ -11,10 +11,9 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use mainstem_config::TopicConfig;
-use mainstem_log::{LogEvent, Partition, SegmentInfo};
+use mainstem_log::{Partition, SegmentInfo};
 use mainstem_metadata::{Command, Topic, TopicOrigin};
-use mainstem_record::{Offset, PartitionId, PartitionIndex, SegmentId};
-use tokio::sync::mpsc;
+use mainstem_record::{Offset, SegmentId};
 
 use self::{
     cleaner::{Cleaner, newest_ms},
@@ -25,58 +24,16 @@ use crate::core::Core;
 /// How often segments are looked at for their age; retention has its own, configured interval.
 const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-pub(crate) fn start(
-    core: &Arc<Core>,
-    events: mpsc::Receiver<LogEvent>,
-) -> Result<(), prometheus::Error> {
+pub(crate) fn start(core: &Arc<Core>) -> Result<(), prometheus::Error> {
     let cleaner = Cleaner::new(core, CleanerMetrics::register(&core.registry)?);
-    core.spawn("log events", follow_events(core.clone(), events));
     core.spawn("retention", keep_retention(core.clone()));
     core.spawn("segment age", keep_age(core.clone()));
     core.spawn("cleaner", cleaner.run());
     Ok(())
 }
 
-async fn follow_events(core: Arc<Core>, mut events: mpsc::Receiver<LogEvent>) {
-    loop {
-        let event = tokio::select! {
-            () = core.stop.cancelled() => return,
-            event = events.recv() => event,
-        };
-        match event {
-            None => return,
-            Some(LogEvent::RollWanted {
-                partition,
-                segment,
-                reason,
-            }) => {
-                tracing::debug!(?partition, ?reason, "rolling");
-                // One on a slow disk must not hold up the others.
-                let roller = core.clone();
-                core.spawn("roll", async move {
-                    // A refusal is logged; the log asks again at the next append.
-                    let _ = roller.roll(partition, segment).await;
-                });
-            }
-            Some(LogEvent::PartitionFailed { partition, failure }) => {
-                tracing::error!(?partition, %failure, "partition failed");
-                core.doubt_disk().await;
-                core.mark_failed(partition, failure.to_string());
-            }
-            // The log has written it into its log and counted it; the rest of the segment is served.
-            Some(LogEvent::SegmentDamaged { .. }) => {}
-            Some(LogEvent::ShardFailed { shard, failure }) => {
-                tracing::error!(shard, %failure, "I/O shard failed: it acknowledges nothing more");
-                core.doubt_disk().await;
-            }
-        }
-    }
-}
-
 async fn keep_age(core: Arc<Core>) {
     while wait(&core, AGE_CHECK_INTERVAL).await {
-        core.resume_failed().await;
-        core.finish_topic_changes().await;
         let image = core.image();
         for partition in core.led_partitions() {
             let Some(topic) = image.topic_by_id(partition.id().topic) else {
@@ -268,47 +225,6 @@ impl Core {
                 return;
             }
             used = used.saturating_sub(bytes);
-        }
-    }
-
-    /// Opens and removes what somebody who went away between metadata and log has left.
-    pub(crate) async fn finish_topic_changes(&self) {
-        let _guard = self.topics_change.lock().await;
-        let image = self.image();
-        for topic in image.topics_by_id.values() {
-            for index in (0..).map(PartitionIndex).take(topic.partitions.len()) {
-                let id = PartitionId {
-                    topic: topic.id,
-                    index,
-                };
-                if self.log.partition(id).is_none() && !self.has_failed(id) {
-                    self.open_partition(topic, index).await;
-                }
-            }
-        }
-        for partition in self.log.partitions() {
-            let id = partition.id();
-            if image.topic_by_id(id.topic).is_none() {
-                self.forget_failed(id);
-                if let Err(error) = self.log.remove_partition(id).await {
-                    tracing::warn!(partition = ?id, %error, "files left");
-                }
-            }
-        }
-    }
-
-    /// Tells the log what changed in the configs of topics.
-    pub(crate) async fn apply_settings(&self) {
-        // One at a time, or an older image could have the last word.
-        let _guard = self.topics_change.lock().await;
-        let image = self.image();
-        for partition in self.log.partitions() {
-            if let Some(topic) = image.topic_by_id(partition.id().topic) {
-                partition.delete_files_after(self.delete_delay(topic));
-                partition
-                    .update_settings(self.partition_settings(topic, partition.id().index))
-                    .await;
-            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts};
+use prometheus::{IntGauge, IntGaugeVec, Opts};
 
 use crate::{core::Core, groups::Groups};
 
@@ -38,19 +38,6 @@ pub(crate) fn start(core: &Arc<Core>, groups: &Groups) -> Result<(), prometheus:
         }
     });
     Ok(())
-}
-
-/// Counts seals that may have lost records.
-pub(crate) fn unclean_recoveries(
-    registry: &prometheus::Registry,
-) -> Result<IntCounter, prometheus::Error> {
-    let counter = IntCounter::new(
-        "mainstem_unclean_recoveries_total",
-        "Segments that ended where their only replica was recovered to, since it had neither stopped \
-         cleanly nor synced them; records may be lost.",
-    )?;
-    registry.register(Box::new(counter.clone()))?;
-    Ok(counter)
 }
 
 // === impl Gauges ===

@@ -127,6 +127,11 @@ impl Partition {
         chain.last().map_or(LeaderEpoch::NONE, |last| last.epoch)
     }
 
+    /// Whether it can only be read any more: it is damaged, or its file cannot be cut back.
+    pub fn has_failed(&self) -> bool {
+        self.inner.shared.status() == crate::shared::Status::Failed
+    }
+
     /// Its offsets, all of the same moment.
     pub fn ends(&self) -> Ends {
         self.inner.shared.ends()

@@ -27,4 +27,5 @@ mod stream;
 pub mod wire;
 
 pub use controller::{Counts, NewPartitions, PlaceError};
+pub use host::{RollError, segment_spec};
 pub use replication::{NotLed, Policies, Replication, ReplicationDeps, ReplicationError};

@@ -4,13 +4,21 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mainstem_config::Config;
-use mainstem_env::Env;
+use mainstem_env::{BoxFuture, Env};
 use mainstem_log::{Log, LogEvent, Partition, PartitionSettings};
-use mainstem_metadata::{Endpoint, Metadata, ProposeError, SegmentState, Topic};
+use mainstem_metadata::{
+    Endpoint, Metadata, MetadataError, NewSegment, ProposeError, SegmentFlush, SegmentState, Topic,
+};
 use mainstem_peers::Peers;
-use mainstem_record::{BrokerId, LeaderEpoch, Member, PartitionId};
+use mainstem_record::{BrokerId, LeaderEpoch, Member, PartitionId, SegmentId};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
+
+use crate::{
+    controller::{Controller, ControllerDeps, Counts, NewPartitions, PlaceError, Placer},
+    host::{Host, HostParts, LocalParty, Registration, RollError},
+    stream::{StreamOptions, Streams},
+};
 
 /// What replication is started with.
 pub struct ReplicationDeps {
@@ -26,6 +34,8 @@ pub struct ReplicationDeps {
     pub log_events: mpsc::Receiver<LogEvent>,
     /// The connections to other nodes; `None` in a cluster that takes no others.
     pub peers: Option<Peers>,
+    /// Where other nodes reach this one, as `host:port`; `None` without connections.
+    pub peer_address: Option<String>,
     /// Where metrics are registered.
     pub registry: prometheus::Registry,
     /// What the log has to know of topics.
@@ -38,8 +48,11 @@ pub struct ReplicationDeps {
 
 /// What the log has to know of topics: whoever resolves their configs says it.
 pub trait Policies: Send + Sync + 'static {
-    /// How the partitions of a topic are written.
-    fn settings(&self, topic: &Topic) -> PartitionSettings;
+    /// How the partitions of a topic are written whose open segment was begun with `flush`: that
+    /// policy holds for the whole life of the segment, a stricter one at once.
+    fn settings(&self, topic: &Topic, flush: SegmentFlush) -> PartitionSettings;
+    /// The flush policy of segments that begin from now on.
+    fn flush(&self, topic: &Topic) -> SegmentFlush;
     /// How long the files of segments stay that are gone.
     fn delete_delay(&self, topic: &Topic) -> Duration;
 }
@@ -75,6 +88,9 @@ pub enum ReplicationError {
     /// The metadata service refused or is not available.
     #[error("metadata: {0}")]
     Metadata(#[from] ProposeError),
+    /// What the data directory says of the last life cannot be read or written.
+    #[error("life: {0}")]
+    Life(#[from] MetadataError),
     /// The log could not be opened.
     #[error("log: {0}")]
     Log(#[from] mainstem_log::LogError),
@@ -86,22 +102,77 @@ pub enum ReplicationError {
 /// The replication of one node. Cheap to clone.
 #[derive(Clone)]
 pub struct Replication {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    metadata: Metadata,
-    log: Log,
-    me: Member,
-    changes: watch::Sender<u64>,
+    host: Host,
+    placer: Placer,
+    controller: Controller,
+    streams: Option<Streams>,
 }
 
 // === impl Replication ===
 
 impl Replication {
+    /// Registers this broker (R1-R6), opens what it holds, and has sealed what an earlier life of it
+    /// led. Returns once it leads again what only it can lead.
+    ///
+    /// # Errors
+    /// [`ReplicationError`]. One damaged partition is none.
+    pub async fn start(deps: ReplicationDeps) -> Result<Self, ReplicationError> {
+        let registration = Registration {
+            env: &deps.env,
+            config: &deps.config,
+            metadata: &deps.metadata,
+            directory_id: deps.directory_id,
+            listeners: deps.listeners,
+            peer: deps.peer_address,
+        };
+        let (me, life) = registration.register().await?;
+        let placer = Placer::new(deps.env.clone(), deps.metadata.clone());
+        let parts = HostParts {
+            env: deps.env.clone(),
+            metadata: deps.metadata.clone(),
+            log: deps.log,
+            policies: deps.policies.clone(),
+            me,
+            life,
+            placer: placer.clone(),
+        };
+        let host = Host::new(parts, &deps.config);
+        host.run(deps.log_events).await?;
+        let streams = match &deps.peers {
+            Some(peers) => {
+                let options = StreamOptions {
+                    catch_up_rate: deps.config.cluster.catch_up_bytes_per_second,
+                };
+                let streams = Streams::start(&deps.env, peers, &host, options, &deps.registry);
+                Some(streams?)
+            }
+            None => None,
+        };
+        let policies = deps.policies;
+        let controller = Controller::start(ControllerDeps {
+            env: deps.env,
+            metadata: deps.metadata,
+            peers: deps.peers,
+            me,
+            local: Arc::new(LocalParty(host.clone())),
+            flush: Arc::new(move |topic: &Topic| policies.flush(topic)),
+            unclean: deps.config.topic.unclean_leader_election,
+            timers: host.timers(),
+            interval: Duration::from_millis(deps.config.cluster.heartbeat_interval_ms),
+            registry: deps.registry,
+        })?;
+        host.lead_what_is_ours().await;
+        Ok(Self {
+            host,
+            placer,
+            controller,
+            streams,
+        })
+    }
+
     /// This broker, in this life.
     pub fn me(&self) -> Member {
-        self.inner.me
+        self.host.me()
     }
 
     /// A partition that this node leads: the active segment is open and takes appends (R8).
@@ -109,19 +180,25 @@ impl Replication {
     /// # Errors
     /// Who leads it instead, or why nobody does.
     pub fn led(&self, id: PartitionId) -> Result<Partition, NotLed> {
-        let image = self.inner.metadata.image();
+        let image = self.host.image();
         let record = image.partition(id).ok_or(NotLed::Unknown)?;
         let open = record.active().ok_or(NotLed::NoLeader)?;
-        if open.state != SegmentState::Active {
+        let (leader, epoch) = (open.leader, open.epoch);
+        if leader != self.me().broker {
+            return Err(match open.state {
+                SegmentState::Active => NotLed::Elsewhere { leader, epoch },
+                _ => NotLed::NoLeader,
+            });
+        }
+        if let Some(reason) = self.host.failure(id) {
+            return Err(NotLed::Failed(reason));
+        }
+        if open.state != SegmentState::Active || open.leader_member() != self.me() {
             return Err(NotLed::NoLeader);
         }
-        if open.leader_member() != self.inner.me {
-            let (leader, epoch) = (open.leader, open.epoch);
-            return Err(NotLed::Elsewhere { leader, epoch });
-        }
-        let partition = self.held(id).ok_or(NotLed::Opening)?;
-        match partition.epoch() == open.epoch {
-            true => Ok(partition),
+        let hosted = self.host.hosted(id).ok_or(NotLed::Opening)?;
+        match hosted.led_epoch() == Some(epoch) {
+            true => Ok(hosted.log().clone()),
             false => Err(NotLed::Opening),
         }
     }
@@ -129,18 +206,116 @@ impl Replication {
     /// A partition of which this node holds a replica that is open. Reads go up to the high watermark
     /// that it was last told.
     pub fn held(&self, id: PartitionId) -> Option<Partition> {
-        self.inner.log.partition(id)
+        Some(self.host.hosted(id)?.log().clone())
+    }
+
+    /// All partitions that are open here, by id.
+    pub fn all_held(&self) -> Vec<Partition> {
+        let all = self.host.all();
+        all.iter().map(|hosted| hosted.log().clone()).collect()
     }
 
     /// Whether acks=all can be answered: the confirmed ISR has at least `min.insync.replicas` members.
     pub fn has_min_insync(&self, id: PartitionId) -> bool {
-        let image = self.inner.metadata.image();
+        let image = self.host.image();
         let open = image.partition(id).and_then(|record| record.active());
         open.is_some_and(|open| image.current(&open.isr).count() >= open.min_insync_count())
     }
 
     /// Moves after each change of what is led or held here: look again then.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.inner.changes.subscribe()
+        self.host.changes()
+    }
+
+    /// Chooses who holds and leads new partitions.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn place(&self, ask: NewPartitions) -> Result<Vec<NewSegment>, PlaceError> {
+        self.placer.place(ask)
+    }
+
+    /// How many partitions of the cluster are not as they should be.
+    pub fn counts(&self) -> Counts {
+        self.placer.counts()
+    }
+
+    /// Brings partitions in line with the present metadata, and waits, at most `limit`, until those
+    /// that this node is to lead take appends, with the present configs, and those that were deleted
+    /// are gone.
+    pub async fn settled(&self, ids: &[PartitionId], limit: Duration) {
+        // What waits for a topic is not to carry all of this in its own future.
+        let settle: BoxFuture<'_, ()> = Box::pin(self.host.settle(ids, limit));
+        settle.await;
+    }
+
+    /// Seals `segment`, the active one of a partition that is led here, and opens the next one. Does
+    /// nothing if it is not the open one any more. Returns when this node goes on.
+    ///
+    /// # Errors
+    /// [`RollError`]: nothing has changed, or it is not known yet.
+    pub async fn roll(&self, id: PartitionId, segment: SegmentId) -> Result<(), RollError> {
+        let roll: BoxFuture<'_, Result<(), RollError>> = Box::pin(self.host.roll(id, segment));
+        roll.await
+    }
+
+    /// Partitions that do not work here, by id, with the reason.
+    pub fn failures(&self) -> Vec<(PartitionId, String)> {
+        let mut failures = self.host.failures();
+        failures.sort_unstable();
+        failures
+    }
+
+    /// How many partitions do not work here.
+    pub fn failure_count(&self) -> usize {
+        self.host.failure_count()
+    }
+
+    /// Why a partition does not work here; `None` if it does, or is not here.
+    pub fn failure(&self, id: PartitionId) -> Option<String> {
+        self.host.failure(id)
+    }
+
+    /// Why this node is not ready to serve; empty when it is.
+    pub fn readiness(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.host.metadata().leader().is_none() {
+            reasons.push("metadata: no leader".to_owned());
+        }
+        for shard in self.host.log().health() {
+            if let Some(failure) = shard.failure {
+                reasons.push(format!("log shard {}: {failure}", shard.shard));
+            }
+        }
+        let image = self.host.image();
+        if !image.is_current(self.me()) {
+            reasons.push("this broker was declared lost; restart it".to_owned());
+        }
+        if self.host.is_stopping() {
+            reasons.push("stopping".to_owned());
+        }
+        reasons
+    }
+
+    /// Before a clean stop: nothing new is placed here, and what others can lead is led by others.
+    /// Takes at most `limit`.
+    pub async fn drain(&self, limit: Duration) {
+        self.host.drain(limit).await;
+    }
+
+    /// Ends the background work. The log is closed after this, metadata and connections after that.
+    pub async fn close(&self, limit: Duration) {
+        self.controller.close().await;
+        if let Some(streams) = &self.streams {
+            streams.close().await;
+        }
+        self.host.close(limit).await;
+    }
+
+    /// Notes that this life ends with everything synced: after the log was closed cleanly.
+    pub async fn note_clean_stop(&self) {
+        if let Err(error) = self.host.life().end().await {
+            tracing::warn!(%error, "the clean stop is not noted");
+        }
     }
 }

@@ -89,6 +89,8 @@ impl Node {
             metadata,
             log,
             log_events,
+            peers: None,
+            peer_address: None,
             registry: registry.clone(),
             advertise: ("broker.test".to_owned(), 9092),
             directory_id: Uuid::from_u128(1),

@@ -136,6 +136,8 @@ impl Node {
             metadata: metadata.clone(),
             log: log.clone(),
             log_events,
+            peers: None,
+            peer_address: None,
             registry: registry.clone(),
             advertise: (door.kafka.ip().to_string(), door.kafka.port()),
             directory_id: identity.directory_id,

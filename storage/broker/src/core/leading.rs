@@ -1,6 +1,6 @@
 //! What this node leads, and what a request for a partition that it does not lead is answered.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mainstem_log::Partition;
 use mainstem_metadata::{PartitionRecord, SegmentState};
@@ -10,6 +10,9 @@ use tokio::sync::watch;
 
 use super::Core;
 use crate::error_code::ErrorCode;
+
+/// How long is waited until partitions that were made or deleted are open or gone.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a client is told of a partition that does not work here: what makes it look for the leader
 /// again.
@@ -48,28 +51,12 @@ pub(crate) fn leads_since(record: &PartitionRecord, me: Member, since: LeaderEpo
 impl Core {
     /// This broker, in this life.
     pub(crate) fn me(&self) -> Member {
-        Member::new(self.node_id(), self.incarnation)
+        self.replication.me()
     }
 
     /// A partition that this node leads and has open.
     pub(crate) fn led(&self, id: PartitionId) -> Result<Partition, NotLed> {
-        let image = self.image();
-        let record = image.partition(id).ok_or(NotLed::Unknown)?;
-        let open = record.active().ok_or(NotLed::NoLeader)?;
-        if open.state != SegmentState::Active {
-            return Err(NotLed::NoLeader);
-        }
-        if open.leader_member() != self.me() {
-            let (leader, epoch) = (open.leader, open.epoch);
-            return Err(NotLed::Elsewhere { leader, epoch });
-        }
-        if let Some(partition) = self.log.partition(id) {
-            return Ok(partition);
-        }
-        match self.failed.read().get(&id) {
-            Some(reason) => Err(NotLed::Failed(reason.clone())),
-            None => Err(NotLed::Opening),
-        }
+        self.replication.led(id)
     }
 
     /// Whether this node leads the partition, by its newest image.
@@ -82,22 +69,26 @@ impl Core {
         matches!(self.led(id), Err(NotLed::Opening))
     }
 
-    /// As [`Core::led`], with what a client is told.
+    /// As [`Core::led`], with what a client is told; one that has failed is still read.
     pub(crate) fn partition(&self, id: PartitionId) -> Result<Partition, ErrorCode> {
-        self.led(id).map_err(|why| not_led_code(&why))
+        let led = self.led(id).or_else(|why| match why {
+            NotLed::Failed(_) => self.replication.held(id).ok_or(why),
+            why => Err(why),
+        });
+        led.map_err(|why| not_led_code(&why))
     }
 
     /// As [`Core::partition`], for appends: a partition that has failed would make them wait.
     pub(crate) fn writable_partition(&self, id: PartitionId) -> Result<Partition, ErrorCode> {
-        if self.has_failed(id) {
+        if self.is_broken(id) {
             return Err(ErrorCode::KafkaStorageError);
         }
-        self.partition(id)
+        self.led(id).map_err(|why| not_led_code(&why))
     }
 
-    /// The partitions that this node leads, in no order.
+    /// The partitions that this node leads, by id: what is decided about their segments, it decides.
     pub(crate) fn led_partitions(&self) -> Vec<Partition> {
-        let mut partitions = self.log.partitions();
+        let mut partitions = self.replication.all_held();
         partitions.retain(|partition| self.leads(partition.id()));
         partitions
     }
@@ -124,19 +115,19 @@ impl Core {
 
     /// Moves after each change of what is led here: look again then.
     pub(crate) fn led_changes(&self) -> watch::Receiver<u64> {
-        self.metadata.changes()
+        self.replication.changes()
     }
 
-    /// Waits until those of the partitions that this node leads are open.
-    pub(crate) async fn opened(&self, partitions: &[PartitionId]) {
-        let image = self.image();
-        for id in partitions {
-            let Some(topic) = image.topic_by_id(id.topic) else {
-                continue;
-            };
-            if self.is_opening(*id) {
-                self.open_partition(topic, id.index).await;
-            }
-        }
+    /// Waits, within limits, until those of the partitions that this node leads take appends, and
+    /// those that were deleted are gone.
+    pub(crate) async fn settled(&self, partitions: &[PartitionId]) {
+        self.replication.settled(partitions, SETTLE_LIMIT).await;
+    }
+
+    /// Waits, within limits, until all partitions here have the present configs.
+    pub(crate) async fn settle_configs(&self) {
+        let all = self.replication.all_held();
+        let ids: Vec<PartitionId> = all.iter().map(Partition::id).collect();
+        self.settled(&ids).await;
     }
 }

@@ -1,6 +1,6 @@
 //! Rolls and configs over a real log and metadata in memory.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use mainstem_config::Config;
 use mainstem_env::{Env, MemFs};
@@ -10,15 +10,12 @@ use mainstem_metadata::{
     StoreKind, TopicOrigin,
 };
 use mainstem_record::{
-    EncodedRecord, Member, Offset, PartitionId, PartitionIndex, SegmentId, TimestampMs, TopicId,
+    EncodedRecord, Offset, PartitionId, PartitionIndex, SegmentId, TimestampMs, TopicId,
 };
 use uuid::Uuid;
 
 use super::{BrokerDeps, Core};
-use crate::{
-    error_code::ErrorCode,
-    topics::{NewTopic, Replicas},
-};
+use crate::topics::{NewTopic, Replicas};
 
 pub(crate) async fn start() -> (Arc<Core>, PartitionId, Partition) {
     start_with_cache(1 << 20).await
@@ -53,11 +50,13 @@ pub(crate) async fn start_with_cache(
         metadata,
         log,
         log_events,
+        peers: None,
+        peer_address: None,
         registry,
         advertise: ("127.0.0.1".into(), 9092),
         directory_id: Uuid::from_u128(1),
     };
-    let (core, _events) = Core::start(deps).await.expect("the core");
+    let core = Core::start(deps).await.expect("the core");
     let new = NewTopic {
         name: "t".to_owned(),
         partitions: 1,
@@ -114,22 +113,14 @@ async fn two_rolls_of_one_segment_at_a_time_leave_one_seal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn seal_of_unknown_outcome_stays_frozen_until_it_is_known_and_then_goes_on() {
+async fn a_seal_that_somebody_else_decided_is_followed() {
     let (core, id, partition) = start().await;
     put(&partition).await;
     let image = core.image();
     let record = image.partition(id).expect("known");
     let active = record.active().expect("an active segment");
     let info = partition.seal_begin().await.expect("frozen");
-    core.mark_failed(id, "no answer".to_owned());
-    // Not applied yet: nobody may thaw it, and nobody waits for it.
-    core.resume_failed().await;
-    assert_eq!(core.roll(id, active.id).await, Ok(()));
-    assert_eq!(
-        core.writable_partition(id).err(),
-        Some(ErrorCode::KafkaStorageError)
-    );
-    let me = Member::new(core.node_id(), core.incarnation);
+    let me = core.replication.me();
     let next = NextSegment {
         id: core.new_segment_id(),
         replicas: vec![me.broker],
@@ -150,7 +141,9 @@ async fn seal_of_unknown_outcome_stays_frozen_until_it_is_known_and_then_goes_on
     };
     let command = Command::SealAndOpen { seals: vec![seal] };
     core.metadata.propose(command).await.expect("applied");
-    core.resume_failed().await;
+    core.replication
+        .settled(&[id], Duration::from_secs(10))
+        .await;
     assert_eq!(core.failed_count(), 0);
     assert_same_chain(&core, id, &partition);
     assert_eq!(put(&partition).await, Offset(1));
@@ -181,8 +174,8 @@ async fn topics_of_callers_that_went_away_are_opened_and_removed() {
     for command in [create, Command::DeleteTopic { id: id.topic }] {
         core.metadata.propose(command).await.expect("applied");
     }
-    assert!(core.partition(other).is_err());
-    core.finish_topic_changes().await;
+    let limit = Duration::from_secs(10);
+    core.replication.settled(&[id, other], limit).await;
     assert!(core.partition(id).is_err());
     assert_eq!(put(&core.partition(other).expect("open")).await, Offset(0));
     drop(partition);

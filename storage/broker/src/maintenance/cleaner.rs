@@ -12,7 +12,9 @@ use mainstem_metadata::{Command, PartitionRecord, ProposeError, ReplacementSegme
 use mainstem_record::{Offset, PartitionId, SegmentId};
 
 use super::metrics::CleanerMetrics;
-use crate::core::{Core, segment_spec};
+use mainstem_replication::segment_spec;
+
+use crate::core::Core;
 
 /// Compacts one partition at a time.
 pub(super) struct Cleaner {
@@ -313,7 +315,7 @@ impl Core {
                     known.base >= segment.base && known.end.is_some_and(|e| Some(e) <= segment.end)
                 };
                 let old: Vec<SegmentId> = chain.iter().filter(within).map(|s| s.id).collect();
-                let new = segment_spec(segment);
+                let new = segment_spec(segment, true);
                 if let Err(error) = partition.replace_segments(&old, new).await {
                     let id = partition.id();
                     tracing::warn!(partition = ?id, %error, "compacted segment not in place");

@@ -44,7 +44,7 @@ async fn configure(core: &Core, id: PartitionId, configs: &[(&str, &str)]) {
         delete: Vec::new(),
     };
     core.metadata.propose(command).await.expect("applied");
-    core.apply_settings().await;
+    core.settle_configs().await;
 }
 
 fn cleaner(core: &Arc<Core>) -> Cleaner {

@@ -63,7 +63,7 @@ impl Node {
     /// Only what is in the log survives.
     async fn crash(&mut self) {
         let life = self.life.take().expect("a life");
-        life.core.stop.cancel();
+        life.core.close(Duration::from_secs(10)).await;
         life.log.close().await.expect("the log closes");
         drop(life);
         self.life = Some(Life::start(self.dir.path(), &self.metadata, &self.config).await);
@@ -125,11 +125,13 @@ impl Life {
             metadata: metadata.clone(),
             log: log.clone(),
             log_events,
+            peers: None,
+            peer_address: None,
             registry: registry.clone(),
             advertise: ("127.0.0.1".into(), 9092),
             directory_id: Uuid::from_u128(1),
         };
-        let (core, _events) = Core::start(deps).await.expect("the core");
+        let core = Core::start(deps).await.expect("the core");
         let mqtt = Mqtt::start(&core).await.expect("mqtt");
         Self {
             core,

@@ -203,7 +203,7 @@ impl Core {
                 "the topic was deleted at once",
             )
         })?;
-        self.opened(&partition_ids(id, 0..new.partitions)).await;
+        self.settled(&partition_ids(id, 0..new.partitions)).await;
         tracing::info!(
             topic = %new.name,
             partitions = new.partitions,
@@ -220,17 +220,12 @@ impl Core {
             .find_topic(&self.image(), &TopicRef::Id(id))
             .map_err(unknown)?;
         self.metadata.propose(Command::DeleteTopic { id }).await?;
-        for index in (0..).map(PartitionIndex).take(topic.partitions.len()) {
-            let id = PartitionId {
-                topic: topic.id,
-                index,
-            };
-            self.forget_failed(id);
-            if let Err(error) = self.log.remove_partition(id).await {
-                // The metadata has forgotten it; what is left is removed at the next start.
-                tracing::warn!(topic = %topic.name, partition = index.0, %error, "files left");
-            }
+        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        let gone = partition_ids(topic.id, 0..count);
+        for id in &gone {
+            self.forget_failed(*id);
         }
+        self.settled(&gone).await;
         tracing::info!(topic = %topic.name, "topic deleted");
         Ok(topic)
     }
@@ -262,7 +257,7 @@ impl Core {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.opened(&partition_ids(id, present..total)).await;
+        self.settled(&partition_ids(id, present..total)).await;
         Ok(())
     }
 
@@ -287,7 +282,7 @@ impl Core {
         if ids.iter().any(|id| self.is_opening(*id)) {
             // Whoever makes it right now opens them; after that nobody else does.
             let _guard = self.topics_change.lock().await;
-            self.opened(&ids).await;
+            self.settled(&ids).await;
         }
         Ok(topic)
     }

@@ -4,68 +4,44 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstem_log::{AppendTicket, Role};
-use mainstem_metadata::SegmentState;
+use mainstem_log::{Ack, AppendTicket, ReplicaAppend, Role};
 use mainstem_record::{Offset, PartitionId, SegmentId};
 
 use super::{Host, Hosted, NotAppended};
-use crate::machine::FenceAnswer;
+use crate::{
+    machine::{FenceAnswer, replica::Incoming},
+    wire::{DigestOf, DigestQuestion, FenceOrder, Unfenced},
+};
 
 /// How long a fence waits for the image that it names.
 const IMAGE_WAIT: Duration = Duration::from_secs(2);
 
-/// A segment that is to be fenced here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FenceRequest {
-    /// Of which partition.
-    pub(crate) partition: PartitionId,
-    /// The `Sealing` segment.
-    pub(crate) segment: SegmentId,
-    /// Its version.
-    pub(crate) version: u32,
-}
-
 // === impl Host ===
 
 impl Host {
-    /// Fences segments and answers for them, in the order of the requests. `None`: not fenced, since
-    /// the segment is not `Sealing` any more, this life may not act, or the log does not work. Asked
-    /// again, it answers again: with the same certificate, and what was copied since.
-    pub(crate) async fn fence(&self, requests: &[FenceRequest]) -> Vec<Option<FenceAnswer>> {
+    /// Fences segments and answers for them, in the order of the orders. Asked again, it answers
+    /// again: with the same certificate, and with what was copied since. Waits a while for an image
+    /// of version `image`.
+    pub(crate) async fn fence(
+        &self,
+        image: u64,
+        orders: &[FenceOrder],
+    ) -> Vec<Result<FenceAnswer, Unfenced>> {
         // R22: the `Sealing` image is taken first.
-        self.await_versions(requests).await;
-        let tasks: Vec<_> = requests
-            .iter()
-            .map(|request| {
-                let (host, request) = (self.clone(), *request);
-                let fence = async move { host.fence_one(request).await };
-                self.inner.env.start("fence", fence)
-            })
-            .collect();
-        let mut answers = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            // Dropped only when the runtime ends, and then nobody asks.
-            answers.push(task.await.ok().flatten());
-        }
-        answers
+        self.await_image(image).await;
+        let host = self.clone();
+        let fences = orders.to_vec().into_iter().map(move |order| {
+            let host = host.clone();
+            async move { host.fence_one(order).await }
+        });
+        self.all_at_once("fence", fences).await
     }
 
-    /// Waits, within limits, for an image that is as new as all that is asked.
-    async fn await_versions(&self, requests: &[FenceRequest]) {
+    /// Waits, within limits, for an image that is as new.
+    async fn await_image(&self, version: u64) {
         let mut versions = self.inner.metadata.changes();
-        let known = || {
-            let image = self.image();
-            requests.iter().all(|request| {
-                let open = image.partition(request.partition);
-                let open = open.and_then(|record| record.active());
-                // Another segment: the image is newer, or the request is of another time.
-                open.is_none_or(|open| {
-                    open.id != request.segment || open.version >= request.version
-                })
-            })
-        };
         let wait = async {
-            while !known() {
+            while self.image().version < version {
                 if versions.changed().await.is_err() {
                     return;
                 }
@@ -75,44 +51,111 @@ impl Host {
         let _ = self.inner.env.timeout(IMAGE_WAIT, wait).await;
     }
 
-    async fn fence_one(&self, request: FenceRequest) -> Option<FenceAnswer> {
-        let hosted = self.hosted(request.partition)?;
-        let _turn = hosted.turn.lock().await;
+    async fn fence_one(&self, order: FenceOrder) -> Result<FenceAnswer, Unfenced> {
+        let FenceOrder {
+            partition: id,
+            segment,
+            version,
+        } = order;
         let image = self.image();
-        hosted.feed(self, request.segment, |replica, _| {
-            ((), replica.fence(&image, request.partition))
-        })?;
-        self.fence_log(&hosted, request.segment).await
+        let record = image.partition(id).ok_or(Unfenced::Sealed)?;
+        let open = record.active().filter(|open| open.id == segment);
+        let open = open.ok_or(Unfenced::Sealed)?;
+        if open.version < version {
+            return Err(Unfenced::NotYet);
+        }
+        if !open.replicas.contains(&self.me().broker) {
+            // R23: recruited by the controller. It starts with nothing and copies the whole segment.
+            self.inner.recruited.lock().insert(id, segment);
+        }
+        // The log may be behind the chain.
+        if let Err(error) = self.bring_in_line(id).await {
+            tracing::debug!(partition = %id, %error, "fenced before it is in line");
+        }
+        let hosted = self.hosted(id).ok_or(Unfenced::NotYet)?;
+        let _turn = hosted.turn.lock().await;
+        if hosted.log().has_failed() {
+            return Err(Unfenced::Failed);
+        }
+        let fenced = hosted.feed(self, segment, |replica, _| {
+            let effects = replica.fence(&image, id);
+            (replica.is_fenced(), effects)
+        });
+        if fenced != Some(true) {
+            return Err(Unfenced::NotYet);
+        }
+        self.fence_log(&hosted, segment).await
     }
 
     /// Has the log stop, then asks the machine for its answer.
-    async fn fence_log(&self, hosted: &Hosted, segment: SegmentId) -> Option<FenceAnswer> {
-        let is_fenced = |hosted: &Hosted| {
-            let state = hosted.state.lock();
-            let replica = state.replica.as_ref();
-            replica.is_some_and(|replica| {
-                replica.segment().id == segment && replica.segment().state == SegmentState::Sealing
-            })
-        };
-        if !is_fenced(hosted) {
-            return None;
-        }
+    async fn fence_log(
+        &self,
+        hosted: &Hosted,
+        segment: SegmentId,
+    ) -> Result<FenceAnswer, Unfenced> {
+        let id = hosted.id();
         hosted.set_led(None);
-        if let Err(error) = hosted.log().set_role(Role::Fenced).await {
-            tracing::warn!(partition = %hosted.id(), %error, "not fenced");
-            return None;
+        if let Err(error) = self.set_role(hosted, Role::Fenced).await {
+            tracing::warn!(partition = %id, %error, "not fenced");
+            return Err(Unfenced::Failed);
         }
-        hosted.state.lock().role = Role::Fenced;
-        let answer = hosted.feed(self, segment, |replica, _| (replica.answer(), Vec::new()))?;
-        if answer.is_some() {
-            return answer;
+        if let Some(answer) = self.answer(id, segment) {
+            return Ok(answer);
         }
         // With flush=always what was written last has to be synced before it counts.
         if let Err(error) = hosted.log().flush().await {
-            tracing::warn!(partition = %hosted.id(), %error, "fenced, but not synced");
+            tracing::warn!(partition = %id, %error, "fenced, but not synced");
+            return Err(Unfenced::Failed);
+        }
+        self.answer(id, segment).ok_or(Unfenced::NotYet)
+    }
+
+    /// The answer of a segment that is fenced here, as it is now; `None` if it is not.
+    pub(crate) fn answer(&self, id: PartitionId, segment: SegmentId) -> Option<FenceAnswer> {
+        let hosted = self.hosted(id)?;
+        hosted.feed(self, segment, |replica, _| (replica.answer(), Vec::new()))?
+    }
+
+    /// What fenced segments hold up to their ends, for those of which this node can tell now.
+    pub(crate) async fn digests(&self, questions: &[DigestQuestion]) -> Vec<DigestOf> {
+        let host = self.clone();
+        let digests = questions.to_vec().into_iter().map(move |question| {
+            let host = host.clone();
+            async move { host.digest(question).await }
+        });
+        let digests = self.all_at_once("digest", digests).await;
+        digests.into_iter().flatten().collect()
+    }
+
+    async fn digest(&self, question: DigestQuestion) -> Option<DigestOf> {
+        let DigestQuestion {
+            partition: id,
+            segment,
+            end,
+        } = question;
+        let hosted = self.hosted(id)?;
+        let _turn = hosted.turn.lock().await;
+        // A leader's segment may grow; one that is fenced ends where it ends.
+        self.answer(id, segment)?;
+        if hosted.log().ends().log_end != end {
             return None;
         }
-        hosted.feed(self, segment, |replica, _| (replica.answer(), Vec::new()))?
+        let info = match hosted.log().seal_begin().await {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::warn!(partition = %id, %error, "the digest of a segment is not known");
+                return None;
+            }
+        };
+        hosted.state.lock().stands_still = Some(segment);
+        let is_it = info.segment == segment && info.end == end;
+        is_it.then_some(DigestOf {
+            segment,
+            end,
+            bytes: info.bytes,
+            max_timestamp: info.max_timestamp,
+            digest: info.digest,
+        })
     }
 
     /// Appends a copied tail to a fenced segment (R24). When the ticket is through,
@@ -128,29 +171,24 @@ impl Host {
         batches: Bytes,
     ) -> Result<AppendTicket, NotAppended> {
         let hosted = self.hosted(id).ok_or(NotAppended::NotFollowing)?;
-        let epoch = hosted.feed(self, segment, |replica, _| {
-            (Some(replica.segment().epoch), Vec::new())
-        });
-        let epoch = epoch.flatten().ok_or(NotAppended::NotFollowing)?;
-        let incoming = crate::machine::replica::Incoming { epoch, at };
         let may = hosted.feed(self, segment, |replica, _| {
-            (replica.accept_copy(incoming).is_ok(), Vec::new())
+            let epoch = replica.segment().epoch;
+            let may = replica.accept_copy(Incoming { epoch, at });
+            (may.is_ok(), Vec::new())
         });
         if may != Some(true) {
             return Err(NotAppended::NotFollowing);
         }
-        let append = mainstem_log::ReplicaAppend {
+        if hosted.state.lock().stands_still.take().is_some() {
+            // Its digest was asked for when it seemed to have all.
+            hosted.log().seal_abort().await;
+        }
+        let append = ReplicaAppend {
             segment,
             at,
             batches,
-            ack: mainstem_log::Ack::Durable,
+            ack: Ack::Durable,
         };
         Ok(hosted.log().append_copied(append).await?)
-    }
-
-    /// The answer of a segment that is fenced here, as it is now; `None` if it is not.
-    pub(crate) fn answer(&self, id: PartitionId, segment: SegmentId) -> Option<FenceAnswer> {
-        let hosted = self.hosted(id)?;
-        hosted.feed(self, segment, |replica, _| (replica.answer(), Vec::new()))?
     }
 }

@@ -22,6 +22,9 @@ pub(crate) struct Following {
     /// Where the log goes on: what comes next must begin here. Above `leo` while something is not
     /// synced.
     pub(crate) log_end: Offset,
+    /// What the partition remembers where the segment begins is not known here: it is to be fetched
+    /// before anything is appended (see [`mainstem_log::Partition::install_memory`]).
+    pub(crate) needs_memory: bool,
 }
 
 /// Why what a leader sent was not appended.
@@ -42,16 +45,17 @@ impl Host {
     pub(crate) fn following(&self, id: PartitionId) -> Option<Following> {
         let hosted = self.hosted(id)?;
         let segment = hosted.open_segment()?;
+        let needs_memory = hosted.log().needs_memory();
         hosted.feed(self, segment, |replica, _| {
-            let follow = replica
-                .follow()
-                .filter(|_| replica.segment().state == SegmentState::Active);
+            let follow = replica.follow();
+            let follow = follow.filter(|_| replica.segment().state == SegmentState::Active);
             let following = follow.map(|(epoch, _, leo)| Following {
                 segment,
                 epoch,
                 leader: replica.segment().leader,
                 leo,
                 log_end: replica.ends().log_end,
+                needs_memory,
             });
             (following, Vec::new())
         })?

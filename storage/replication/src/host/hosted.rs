@@ -1,14 +1,15 @@
 //! One partition that is open here.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     sync::atomic::{AtomicI32, Ordering},
     time::Duration,
 };
 
-use mainstem_log::{Partition, Role, SealInfo};
-use mainstem_metadata::PartitionRecord;
-use mainstem_record::{LeaderEpoch, Offset, PartitionId, SegmentId};
+use mainstem_log::{Partition, PartitionSettings, Role, SealInfo, Subscription};
+use mainstem_metadata::{NextSegment, PartitionRecord};
+use mainstem_record::{LeaderEpoch, PartitionId, SegmentId};
 use parking_lot::Mutex;
 
 use super::Host;
@@ -35,14 +36,41 @@ pub(super) struct State {
     pub(super) attached: bool,
     /// The role that the log has been given.
     pub(super) role: Role,
+    /// How the log writes.
+    pub(super) settings: PartitionSettings,
     /// The active segment is frozen for a planned seal.
-    pub(super) frozen: Option<SealInfo>,
+    pub(super) frozen: Option<Planned>,
+    /// The segment in which appends are refused since a planned seal takes too long (R30).
+    pub(super) gave_up: Option<SegmentId>,
+    /// The fenced segment whose log takes nothing since its digest was told.
+    pub(super) stands_still: Option<SegmentId>,
+    /// Sealed segments that this life has synced; until metadata knows of it.
+    pub(super) synced: BTreeSet<SegmentId>,
+    /// While its ends are watched.
+    watched: Option<Subscription>,
+}
+
+/// A planned seal: how the segment ends, and what is to follow it.
+#[derive(Clone, Debug)]
+pub(super) struct Planned {
+    pub(super) info: SealInfo,
+    pub(super) next: NextSegment,
+}
+
+// === impl State ===
+
+impl State {
+    /// Whether the ends of the log are watched.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.is_some()
+    }
 }
 
 // === impl Hosted ===
 
 impl Hosted {
-    pub(super) fn new(log: Partition) -> Self {
+    /// A log that was opened in that role.
+    pub(super) fn new(log: Partition, role: Role, settings: PartitionSettings) -> Self {
         Self {
             id: log.id(),
             log,
@@ -51,8 +79,13 @@ impl Hosted {
                 record: None,
                 replica: None,
                 attached: false,
-                role: Role::Fenced,
+                role,
+                settings,
                 frozen: None,
+                gave_up: None,
+                stands_still: None,
+                synced: BTreeSet::new(),
+                watched: None,
             }),
             led: AtomicI32::new(LeaderEpoch::NONE.0),
         }
@@ -95,6 +128,27 @@ impl Hosted {
         }
     }
 
+    /// What the log does from here on is no business of the machine.
+    pub(super) fn detach(&self) {
+        self.state.lock().attached = false;
+    }
+
+    /// Has the host told when an end moves, or not any more: only a leader of several has to know.
+    pub(super) fn watch_ends(&self, watch: bool, host: &Host) {
+        let mut state = self.state.lock();
+        if watch == state.watched.is_some() {
+            return;
+        }
+        let subscription = watch.then(|| self.log.subscribe_moved(&host.inner.moved));
+        let before = std::mem::replace(&mut state.watched, subscription);
+        drop(state);
+        drop(before);
+        host.set_ticking(self.id, watch);
+        if watch {
+            host.inner.moved.add(self.id);
+        }
+    }
+
     /// Feeds the machine of segment `segment`; `None` if that is not the open one, or not held here.
     /// The ends of the log are told first.
     pub(super) fn feed<T>(
@@ -125,15 +179,7 @@ impl Hosted {
     /// Does what a machine asks for. High watermarks only grow, so their order is of no account.
     pub(super) fn carry_out(&self, host: &Host, effects: Vec<LeaderEffect>) {
         for effect in effects {
-            match effect {
-                LeaderEffect::Exposed(hw) => self.log.set_high_watermark(hw),
-                other => host.act(self, other),
-            }
+            host.act(self, effect);
         }
-    }
-
-    /// The end of what readers of this node see.
-    pub(crate) fn committed_end(&self) -> Offset {
-        self.log.ends().committed_end
     }
 }

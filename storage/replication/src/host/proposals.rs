@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_millis(250);
 #[derive(Default)]
 pub(crate) struct Proposals {
     isr: Queue<IsrProposal>,
-    seals: Queue<SealProposal>,
+    pub(super) seals: Queue<SealProposal>,
     stuck: Queue<BeginSeal>,
     add: Queue<SegmentCopy>,
     durable: Queue<SegmentCopy>,

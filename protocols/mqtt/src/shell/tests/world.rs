@@ -102,6 +102,8 @@ impl World {
             metadata,
             log,
             log_events,
+            peers: None,
+            peer_address: None,
             registry: registry.clone(),
             advertise: ("127.0.0.1".to_owned(), 9092),
             directory_id: uuid::Uuid::from_u128(1),

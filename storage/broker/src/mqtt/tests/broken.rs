@@ -30,7 +30,7 @@ async fn damaged_partition_of_sessions_refuses_its_clients_and_the_rest_is_serve
     let image = life.core.image();
     let topic = image.topic("__mqtt_sessions").expect("the topic");
     let index = life.mqtt.hub.store.partition_of(b"a0");
-    life.core.stop.cancel();
+    life.core.close(std::time::Duration::from_secs(10)).await;
     life.log.close().await.expect("the log closes");
     drop(life);
     let dir = node.dir.path().join("log").join("partitions");
