@@ -27,6 +27,8 @@ use crate::{
 const SEALS_PER_COMMAND: usize = 512;
 /// Segments of one message.
 const SEGMENTS_PER_MESSAGE: usize = 2_048;
+/// The same of one that asks for copies: the answer comes when all of them are made.
+const COPIES_PER_MESSAGE: usize = 64;
 /// What a broker says of another one counts for so long.
 const REPORT_LIFE: Duration = Duration::from_secs(2);
 /// Brokers that must say so where the controller itself sees nothing.
@@ -417,7 +419,7 @@ fn asked(image: u64, work: Work) -> Vec<Effect> {
         }
     }
     for (to, orders) in work.copies {
-        for orders in orders.chunks(SEGMENTS_PER_MESSAGE) {
+        for orders in orders.chunks(COPIES_PER_MESSAGE) {
             effects.push(Effect::Ask(to, SealQuestion::CopyTail(orders.to_vec())));
         }
     }
