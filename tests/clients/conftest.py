@@ -70,14 +70,14 @@ def make_broker(request):
 
 @pytest.fixture(scope="session")
 def make_cluster(request):
-    """A function that starts a cluster of its own: make_cluster(name, count, settings, isolated)."""
+    """A function that starts a cluster of its own: make_cluster(name, count, settings, isolated=True)."""
 
-    def make(name, count, settings=None, isolated=False):
+    def make(name, count, settings=None, isolated=False, relayed=False):
         if isolated:
             if why := network.unavailable():
                 pytest.skip(why)
             network.remove_leftovers()
-        cluster = Cluster(request.session.directory / name, count, settings, isolated)
+        cluster = Cluster(request.session.directory / name, count, settings, isolated, relayed)
         request.session.clusters.append(cluster)
         return cluster.start()
 

@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 
 from harness.broker import STOP_LIMIT_S
 from harness.cluster import Cluster
-from harness.wait import until
+from harness.wait import let_pass, until
 
 LIMIT_S = 30
 
@@ -163,3 +163,17 @@ def test_a_first_node_waits_for_the_others_and_says_for_which(tmp_path):
         cluster.wait_formed()
     finally:
         cluster.kill()
+
+
+# Not in CI until the quorum waits longer for an answer than its heartbeats are apart.
+@pytest.mark.chaos
+def test_nodes_that_are_far_from_each_other_keep_their_leader(make_cluster, end_cluster):
+    """200 ms there and back, with a jitter of half of it, is less than what elections wait for."""
+    cluster = make_cluster("cluster-far", 3, relayed=True)
+    cluster.delay(0.05, 0.15)
+    cluster.create_topic("far", 1, 1)
+    term = cluster.nodes[1].cluster_status()["term"]
+    let_pass(5.0, "heartbeats are late, and elections must not begin")
+    cluster.wait_formed()
+    assert cluster.nodes[1].cluster_status()["term"] == term
+    end_cluster(cluster)

@@ -1,7 +1,8 @@
 """Several nodes that make one cluster: started, killed, stopped, cut off, wiped and looked into.
 
 On loopback addresses (`Cluster(directory, 3)`), or each node in a network namespace of its own
-(`isolated=True`), where the connections between nodes can be cut one direction at a time.
+(`isolated=True`), where the connections between nodes can be cut one direction at a time, or on loopback
+with a relay in front of each (`relayed=True`), where what nodes say to each other can be delayed.
 """
 
 import os
@@ -15,6 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from .broker import Broker, binary, free_ports
 from .network import Network
+from .relay import Relay
 from .wait import until
 
 FORM_LIMIT_S = 30.0
@@ -41,14 +43,20 @@ class Node(Broker):
             self.settings["cluster.secret"] = SECRET
         else:
             self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        self.relay = None
+        if cluster.relayed:
+            (port,) = free_ports(1)
+            self.relay = Relay(port, (self.host, self.ports["cluster"]))
+            self.settings["cluster.advertise"] = self.peer_address
 
     @property
     def peer_address(self):
-        return f"{self.host}:{self.ports['cluster']}"
+        """Where other nodes reach it."""
+        return f"{self.host}:{self.relay.port if self.relay else self.ports['cluster']}"
 
     def command(self):
         command = [*super().command(), "--node-id", str(self.number)]
-        command += ["--cluster-listen", self.peer_address]
+        command += ["--cluster-listen", f"{self.host}:{self.ports['cluster']}"]
         command += ["--cluster-seeds", ",".join(self.cluster.seeds)]
         if self.cluster.network:
             return self.cluster.network.inside(self.number, [*command, "--insecure"])
@@ -99,8 +107,9 @@ class Node(Broker):
 class Cluster:
     """Nodes 1 to `count`, all of them seeds. Default settings but for `settings`."""
 
-    def __init__(self, directory, count, settings=None, isolated=False):
-        self.directory = directory
+    def __init__(self, directory, count, settings=None, isolated=False, relayed=False):
+        assert not (isolated and relayed), "a relay would pass by the cuts"
+        self.directory, self.relayed = directory, relayed
         self.network = Network(count) if isolated else None
         # Seeds are written into each node's command line, so the ports are all known first.
         self.nodes = {n: Node(self, n, settings or {}) for n in range(1, count + 1)}
@@ -150,6 +159,8 @@ class Cluster:
         """Takes every fault away: cuts, stops, and nodes that do not run are started."""
         if self.network:
             self.network.heal_all()
+        if self.relayed:
+            self.delay(0.0, 0.0)
         for node in self.nodes.values():
             if node.is_paused:
                 node.resume()
@@ -166,12 +177,21 @@ class Cluster:
             node.stop()
         self._close_network()
 
+    def delay(self, low_s, high_s):
+        """What nodes say to each other takes that much longer from now on."""
+        for node in self.nodes.values():
+            node.relay.delay_s = (low_s, high_s)
+
     def kill(self):
         for node in self.nodes.values():
             node.kill()
         self._close_network()
 
     def _close_network(self):
+        for node in self.nodes.values():
+            if node.relay:
+                node.relay.close()
+                node.relay = None
         if self.network and not os.environ.get("BROKER_KEEP_NETWORK"):
             self.network.close()
 
