@@ -206,7 +206,7 @@ impl<'a, R: Replicas> Link<'a, R> {
         };
         self.by_segment.insert(now.segment, id);
         self.followed.insert(id, followed);
-        if log.needs_memory() {
+        if now.needs_memory {
             self.forgetful.push_back(id);
             return;
         }

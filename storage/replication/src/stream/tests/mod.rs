@@ -2,6 +2,7 @@
 
 mod node;
 
+mod faults;
 mod hostile;
 
 use std::time::Duration;
@@ -265,13 +266,24 @@ fn nothing_is_acked_in_a_fenced_log() {
 #[test]
 fn with_flush_always_what_is_not_synced_is_not_acked() {
     run(10, |world| async move {
-        let (leader, follower) = pair(&world, 1, Flush::Always).await;
-        let (log, copy) = (leader.part(0), follower.part(0));
-        for _ in 0..10 {
-            produce(&log, 100, Ack::Durable).await.await.unwrap();
-            // R11: the follower holds on stable storage what is exposed.
-            assert!(copy.ends().synced_end >= log.ends().committed_end);
-        }
+        let leader = Node::start(&world, 1, 1, Start::default()).await;
+        let start = Start {
+            hold_syncs: true,
+            ..Start::default()
+        };
+        let follower = Node::start(&world, 2, 1, start).await;
+        let mut open = segment(0, 0, 0, &[member(1, 1), member(2, 1)]);
+        open.flush_always = true;
+        let log = leader.open(0, &[open.clone()], Flush::Always).await;
+        let copy = follower.open(0, &[open], Flush::Always).await;
+        let ticket = produce(&log, 100, Ack::Durable).await;
+        until(&world, || copy.ends().log_end == Offset(1)).await;
+        leader.process.env.sleep(Duration::from_secs(1)).await;
+        assert_eq!(copy.ends().synced_end, Offset(0), "held back");
+        assert_eq!(log.ends().committed_end, Offset(0), "R11");
+        follower.held.let_go();
+        ticket.await.unwrap();
+        assert_eq!(copy.ends().synced_end, Offset(1));
         equal(&world, &log, &copy).await;
     });
 }
@@ -283,6 +295,7 @@ fn who_is_behind_catches_up_from_disk_beside_the_tail() {
         let start = Start {
             tail_cache_bytes: 64 << 10,
             catch_up_rate: RATE,
+            ..Start::default()
         };
         let leader = Node::start(&world, 1, 1, start).await;
         let follower = Node::start(&world, 2, 1, Start::default()).await;
@@ -325,6 +338,7 @@ fn a_replica_in_sync_is_not_throttled() {
         let start = Start {
             tail_cache_bytes: 0,
             catch_up_rate: 1000,
+            ..Start::default()
         };
         let leader = Node::start(&world, 1, 1, start).await;
         let follower = Node::start(&world, 2, 1, Start::default()).await;

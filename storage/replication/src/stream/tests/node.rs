@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use mainstem_env::{BoxFuture, Tasks};
 use mainstem_log::{
     Ack, Append, AppendTicket, Commit, Flush, Log, LogEvent, LogOptions, Moved, Partition,
     PartitionSettings, PartitionSpec, ReplicaAppend, Role, SegmentSpec, Subscription,
@@ -47,6 +48,7 @@ pub(super) struct Node {
     pub(super) registry: Registry,
     pub(super) double: Double,
     pub(super) streams: Streams,
+    pub(super) held: Arc<Held>,
     _events: mpsc::Receiver<LogEvent>,
 }
 
@@ -76,6 +78,14 @@ struct State {
 pub(super) struct Start {
     pub(super) tail_cache_bytes: usize,
     pub(super) catch_up_rate: u64,
+    /// Syncs wait until they are let go.
+    pub(super) hold_syncs: bool,
+}
+
+/// Holds the syncs of a log back.
+pub(super) struct Held {
+    tasks: Arc<dyn Tasks>,
+    jobs: Mutex<Option<Vec<Box<dyn FnOnce() + Send>>>>,
 }
 
 impl Default for Start {
@@ -83,6 +93,7 @@ impl Default for Start {
         Self {
             tail_cache_bytes: 16 << 20,
             catch_up_rate: u64::MAX,
+            hold_syncs: false,
         }
     }
 }
@@ -162,12 +173,17 @@ impl Node {
         (id, life): (i32, u64),
         start: Start,
     ) -> Self {
-        let process = world.process_on(HostId(id as u16), &fs, id as u64 * 1000 + life);
+        let mut process = world.process_on(HostId(id as u16), &fs, id as u64 * 1000 + life);
+        let held = Arc::new(Held {
+            tasks: process.env.tasks.clone(),
+            jobs: Mutex::new(start.hold_syncs.then(Vec::new)),
+        });
+        process.env.tasks = held.clone();
         let registry = Registry::new();
         let options = LogOptions {
             tail_cache_bytes: start.tail_cache_bytes,
             low_space_bytes: 0,
-            journal_bytes: 1 << 20,
+            journal_bytes: if start.hold_syncs { 0 } else { 1 << 20 },
             ..LogOptions::new("/log".into())
         };
         let (log, events) = Log::start(process.env.clone(), options, &registry)
@@ -197,6 +213,7 @@ impl Node {
             registry,
             double,
             streams,
+            held,
             _events: events,
         }
     }
@@ -270,6 +287,29 @@ impl Node {
             }
         }
         sum as u64
+    }
+}
+
+impl Held {
+    /// Lets all syncs go, now and from now on.
+    pub(super) fn let_go(&self) {
+        let jobs = self.jobs.lock().take();
+        for job in jobs.into_iter().flatten() {
+            self.tasks.blocking("log-sync", job);
+        }
+    }
+}
+
+impl Tasks for Held {
+    fn spawn(&self, name: &'static str, future: BoxFuture<'static, ()>) {
+        self.tasks.spawn(name, future);
+    }
+
+    fn blocking(&self, name: &'static str, work: Box<dyn FnOnce() + Send>) {
+        match self.jobs.lock().as_mut() {
+            Some(jobs) if name == "log-sync" => jobs.push(work),
+            _ => self.tasks.blocking(name, work),
+        }
     }
 }
 
@@ -483,6 +523,7 @@ impl Replicas for Double {
             leader: segment.leader,
             leo: ends_of(&log).leo(segment.flush_always),
             log_end: log.ends().log_end,
+            needs_memory: log.needs_memory(),
         })
     }
 
