@@ -137,7 +137,24 @@ impl Replication {
             placer: placer.clone(),
         };
         let host = Host::new(parts, &deps.config);
-        host.run(deps.log_events).await?;
+        // Before anything is opened: that may take longer than a session.
+        let policies = deps.policies;
+        let controller = Controller::start(ControllerDeps {
+            env: deps.env.clone(),
+            metadata: deps.metadata,
+            peers: deps.peers.clone(),
+            me,
+            local: Arc::new(LocalParty(host.clone())),
+            flush: Arc::new(move |topic: &Topic| policies.flush(topic)),
+            unclean: deps.config.topic.unclean_leader_election,
+            timers: host.timers(),
+            interval: Duration::from_millis(deps.config.cluster.heartbeat_interval_ms),
+            registry: deps.registry.clone(),
+        })?;
+        if let Err(error) = host.run(deps.log_events).await {
+            controller.close().await;
+            return Err(error);
+        }
         let streams = match &deps.peers {
             Some(peers) => {
                 let options = StreamOptions {
@@ -148,19 +165,6 @@ impl Replication {
             }
             None => None,
         };
-        let policies = deps.policies;
-        let controller = Controller::start(ControllerDeps {
-            env: deps.env,
-            metadata: deps.metadata,
-            peers: deps.peers,
-            me,
-            local: Arc::new(LocalParty(host.clone())),
-            flush: Arc::new(move |topic: &Topic| policies.flush(topic)),
-            unclean: deps.config.topic.unclean_leader_election,
-            timers: host.timers(),
-            interval: Duration::from_millis(deps.config.cluster.heartbeat_interval_ms),
-            registry: deps.registry,
-        })?;
         host.lead_what_is_ours().await;
         Ok(Self {
             host,

@@ -15,6 +15,10 @@ use crate::{
 
 /// How long a fence waits for the image that it names.
 const IMAGE_WAIT: Duration = Duration::from_secs(2);
+/// How long a question of a controller is worked on before it is answered as far as it is done.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// How many segments are worked on at once for it: most of it is waiting for syncs.
+const AT_ONCE: usize = 64;
 
 // === impl Host ===
 
@@ -29,12 +33,15 @@ impl Host {
     ) -> Vec<Result<FenceAnswer, Unfenced>> {
         // R22: the `Sealing` image is taken first.
         self.await_image(image).await;
-        let host = self.clone();
-        let fences = orders.to_vec().into_iter().map(move |order| {
-            let host = host.clone();
-            async move { host.fence_one(order).await }
+        let fences = orders.iter().map(|order| {
+            let (host, order) = (self.clone(), *order);
+            (order.segment, async move { host.fence_one(order).await })
         });
-        self.all_at_once("fence", fences).await
+        let fenced = self.as_far_as_possible("fence", fences.collect()).await;
+        let fenced = fenced.into_iter();
+        fenced
+            .map(|outcome| outcome.unwrap_or(Err(Unfenced::NotYet)))
+            .collect()
     }
 
     /// Waits, within limits, for an image that is as new.
@@ -67,6 +74,10 @@ impl Host {
         if !open.replicas.contains(&self.me().broker) {
             // R23: recruited by the controller. It starts with nothing and copies the whole segment.
             self.inner.recruited.lock().insert(id, segment);
+        }
+        if !self.is_in_line() && self.hosted(id).is_none() {
+            // It is being opened by the start.
+            return Err(Unfenced::NotYet);
         }
         // The log may be behind the chain.
         if let Err(error) = self.bring_in_line(id).await {
@@ -118,13 +129,58 @@ impl Host {
 
     /// What fenced segments hold up to their ends, for those of which this node can tell now.
     pub(crate) async fn digests(&self, questions: &[DigestQuestion]) -> Vec<DigestOf> {
-        let host = self.clone();
-        let digests = questions.to_vec().into_iter().map(move |question| {
-            let host = host.clone();
-            async move { host.digest(question).await }
+        let digests = questions.iter().map(|question| {
+            let (host, question) = (self.clone(), *question);
+            let digest = async move { host.digest(question).await };
+            (question.segment, digest)
         });
-        let digests = self.all_at_once("digest", digests).await;
-        digests.into_iter().flatten().collect()
+        let digests = self.as_far_as_possible("digest", digests.collect()).await;
+        digests.into_iter().flatten().flatten().collect()
+    }
+
+    /// Runs all of `work`, a few at a time, as far as it ends in time: one partition whose disk does
+    /// not answer must not hold up the others. What still runs from before is not begun again.
+    /// `None` for what has no result yet; in the order of the work.
+    async fn as_far_as_possible<T: Send + 'static, F>(
+        &self,
+        name: &'static str,
+        work: Vec<(SegmentId, F)>,
+    ) -> Vec<Option<T>>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let env = &self.inner.env;
+        let until = env.now().saturating_add(ANSWER_WAIT);
+        let mut results = Vec::with_capacity(work.len());
+        let mut work = work.into_iter().peekable();
+        while work.peek().is_some() {
+            let is_late = env.now() >= until;
+            let some = work.by_ref().take(AT_ONCE);
+            let started: Vec<_> = some
+                .map(|(segment, work)| {
+                    let begins = !is_late && self.inner.asked.lock().insert((name, segment));
+                    begins.then(|| {
+                        let host = self.clone();
+                        env.start(name, async move {
+                            let result = work.await;
+                            host.inner.asked.lock().remove(&(name, segment));
+                            result
+                        })
+                    })
+                })
+                .collect();
+            for started in started {
+                let Some(started) = started else {
+                    results.push(None);
+                    continue;
+                };
+                let left = until.saturating_sub(env.now());
+                let result = env.timeout(left, started).await;
+                // Dropped only when the runtime ends, and then nobody asks.
+                results.push(result.ok().and_then(Result::ok));
+            }
+        }
+        results
     }
 
     async fn digest(&self, question: DigestQuestion) -> Option<DigestOf> {

@@ -107,6 +107,8 @@ struct Inner {
     doors: [tokio::sync::Mutex<()>; DOORS],
     /// Segments that this node helps to seal without being a replica (R23).
     recruited: Mutex<BTreeMap<PartitionId, SegmentId>>,
+    /// What controllers have asked and is being worked on.
+    asked: Mutex<BTreeSet<(&'static str, SegmentId)>>,
     /// Partitions that this node is to lead, and lacks what they remember for.
     memory_wanted: Moved,
     watchers: Mutex<Vec<Arc<Moved>>>,
@@ -143,6 +145,7 @@ impl Host {
             failed: RwLock::default(),
             doors: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             recruited: Mutex::default(),
+            asked: Mutex::default(),
             memory_wanted: Moved::default(),
             watchers: Mutex::default(),
             changes: watch::Sender::new(0),
