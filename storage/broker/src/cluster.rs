@@ -54,6 +54,19 @@ pub fn leader_of(image: &Image, record: &PartitionRecord) -> Option<BrokerId> {
     (!broker.fenced && image.is_current(open.leader_member())).then_some(open.leader)
 }
 
+/// The brokers that may hold segments: those with a session and those that are away.
+pub(crate) fn data_brokers(image: &Image) -> impl Iterator<Item = &mainstem_metadata::Broker> {
+    let brokers = image.brokers.values();
+    brokers.filter(|broker| broker.roles.broker && !broker.lost)
+}
+
+/// How many brokers can take new segments now.
+pub(crate) fn live_count(image: &Image) -> usize {
+    data_brokers(image)
+        .filter(|broker| !broker.fenced && !broker.draining)
+        .count()
+}
+
 /// Where clients reach a broker, if it takes any.
 pub(crate) fn endpoint_of(image: &Image, id: BrokerId) -> Option<BrokerEndpoint> {
     let broker = image.brokers.get(&id)?;

@@ -17,11 +17,11 @@ use mainstem_record::{
     Batches, EncodedRecord, LeaderEpoch, Offset, PartitionId, PartitionIndex, TimestampMs, TopicId,
     partition_for_key, records,
 };
-use mainstem_replication::machine::first::healthy_in;
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
 use crate::{
+    cluster::live_count,
     core::{BrokerError, Core, leads_since},
     error_code::ErrorCode,
     topics::{NewTopic, REPLICAS_USUAL, Replicas, TopicError},
@@ -340,7 +340,7 @@ async fn ensure(core: &Arc<Core>, new: impl Fn() -> NewTopic) -> Result<Arc<Topi
         let waited = core.env.now().saturating_sub(began);
         let image = core.image();
         let is_there = image.topic(&name).is_some();
-        let is_complete = healthy_in(&image).len() >= expected;
+        let is_complete = live_count(&image) >= expected;
         if is_there || is_complete || waited >= BROKERS_WAIT {
             match core.ensure_topic(new()).await {
                 Err(error) if error.code == ErrorCode::NotController && waited < METADATA_WAIT => {

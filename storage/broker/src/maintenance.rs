@@ -4,6 +4,7 @@
 //! partition decides; the other replicas follow what metadata says.
 
 mod cleaner;
+mod growth;
 mod metrics;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,10 @@ pub(crate) fn start(core: &Arc<Core>) -> Result<(), prometheus::Error> {
     core.spawn("retention", keep_retention(core.clone()));
     core.spawn("segment age", keep_age(core.clone()));
     core.spawn("cleaner", cleaner.run());
+    core.spawn(
+        "replicas of internal topics",
+        growth::keep_growing(core.clone()),
+    );
     Ok(())
 }
 

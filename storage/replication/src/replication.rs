@@ -201,9 +201,18 @@ impl Replication {
             return Err(NotLed::NoLeader);
         }
         let hosted = self.host.hosted(id).ok_or(NotLed::Opening)?;
-        match hosted.led_epoch() == Some(epoch) {
-            true => Ok(hosted.log().clone()),
-            false => Err(NotLed::Opening),
+        // Between the end of a segment and the beginning of the next one of the same leader, the log
+        // keeps what comes for the next one: clients notice nothing.
+        let goes_on = |since: LeaderEpoch| {
+            let mut later = record.segments.iter().rev();
+            later
+                .by_ref()
+                .take_while(|segment| segment.epoch >= since)
+                .all(|segment| segment.leader_member() == self.me())
+        };
+        match hosted.led_epoch() {
+            Some(since) if since == epoch || goes_on(since) => Ok(hosted.log().clone()),
+            _ => Err(NotLed::Opening),
         }
     }
 

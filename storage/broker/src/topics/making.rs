@@ -7,11 +7,12 @@ use mainstem_metadata::{
     ApplyError, Command, Image, NewSegment, ProposeError, SegmentFlush, Topic, TopicOrigin,
 };
 use mainstem_record::{BrokerId, PartitionId, PartitionIndex, TopicId};
-use mainstem_replication::machine::first::{healthy_in, place_new};
+use mainstem_replication::NewPartitions;
 use uuid::Uuid;
 
 use super::{TopicError, TopicRef};
 use crate::{
+    cluster::{data_brokers, live_count},
     core::{Core, flush_of},
     error_code::ErrorCode,
 };
@@ -68,7 +69,7 @@ impl Core {
         let configured = self.config.kafka.default_replication_factor;
         match usize::try_from(configured) {
             Ok(count) if origin != TopicOrigin::Internal => count,
-            _ => healthy_in(image).len().clamp(1, REPLICAS_USUAL),
+            _ => live_count(image).clamp(1, REPLICAS_USUAL),
         }
     }
 
@@ -93,7 +94,7 @@ impl Core {
         image: &Image,
         factor: i16,
     ) -> Result<(), TopicError> {
-        let brokers = healthy_in(image).len();
+        let brokers = data_brokers(image).count();
         if usize::try_from(factor).is_ok_and(|factor| (1..=brokers.max(1)).contains(&factor)) {
             return Ok(());
         }
@@ -108,7 +109,6 @@ impl Core {
     /// The first segments of new partitions.
     fn first_segments(
         &self,
-        image: &Image,
         (count, factor): (i32, i16),
         replicas: &Replicas,
         flush: SegmentFlush,
@@ -122,21 +122,14 @@ impl Core {
             });
             return Ok(segments.collect());
         }
-        self.check_replication_factor(image, factor)?;
-        let (_, spread) = Uuid::from_bytes(self.env.random_uuid()).as_u64_pair();
-        let wanted = usize::try_from(factor).unwrap_or(0);
-        let partitions = usize::try_from(count).unwrap_or(0);
-        let placed = place_new(healthy_in(image), partitions, wanted, spread).ok_or_else(|| {
-            let message = "too few brokers are alive";
-            TopicError::new(ErrorCode::InvalidReplicationFactor, message)
-        })?;
-        let segments = placed.into_iter().map(|placed| NewSegment {
-            id: self.new_segment_id(),
-            replicas: placed.replicas.iter().map(|member| member.broker).collect(),
-            leader: Some(placed.leader.broker),
+        let placed = self.replication.place(NewPartitions {
+            count: usize::try_from(count).unwrap_or(0),
+            replication_factor: usize::try_from(factor).unwrap_or(0),
             flush,
         });
-        Ok(segments.collect())
+        placed.map_err(|error| {
+            TopicError::new(ErrorCode::InvalidReplicationFactor, error.to_string())
+        })
     }
 
     /// Makes a topic and opens those of its partitions that are led here before it returns. If a topic
@@ -183,7 +176,7 @@ impl Core {
                 origin: new.origin,
                 replication_factor: factor,
                 configs: new.configs.clone(),
-                partitions: self.first_segments(&image, shape, &new.replicas, flush)?,
+                partitions: self.first_segments(shape, &new.replicas, flush)?,
                 leader: self.node_id(),
             };
             match self.metadata.propose(command).await {
@@ -249,7 +242,7 @@ impl Core {
                 topic: id,
                 // Refused if somebody else was first.
                 expected_count: present,
-                add: self.first_segments(&image, shape, &replicas, flush)?,
+                add: self.first_segments(shape, &replicas, flush)?,
             };
             match self.metadata.propose(command).await {
                 Ok(_) => break,

@@ -84,6 +84,11 @@ pub fn apply(image: &mut Image, index: u64, command: &Command) -> Result<Applied
         Command::AlterBrokerConfigs { set, delete } => {
             topics::alter_broker_configs(image, set, delete)
         }
+        Command::SetReplicationFactor {
+            topic,
+            expected,
+            replication_factor,
+        } => topics::set_replication_factor(image, *topic, *expected, *replication_factor),
         Command::AlterIsr { .. }
         | Command::EvictReplicas { .. }
         | Command::BeginSeal { .. }

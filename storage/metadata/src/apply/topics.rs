@@ -124,6 +124,24 @@ pub(super) fn create_partitions(
     Ok(Applied::PartitionsCreated { count: total })
 }
 
+/// [`Command::SetReplicationFactor`].
+pub(super) fn set_replication_factor(
+    image: &mut Image,
+    id: TopicId,
+    expected: i16,
+    replication_factor: i16,
+) -> Result<Applied, ApplyError> {
+    let topic = image.topic_by_id(id).ok_or(ApplyError::UnknownTopic)?;
+    let is_legal = usize::try_from(replication_factor)
+        .is_ok_and(|factor| (1..=image.brokers.len()).contains(&factor));
+    if topic.replication_factor != expected || !is_legal {
+        let asked = replication_factor;
+        return Err(ApplyError::InvalidReplicationFactor { asked });
+    }
+    topic_mut(image, id)?.replication_factor = replication_factor;
+    Ok(Applied::ReplicationFactorSet)
+}
+
 /// [`Command::AlterTopicConfigs`].
 pub(super) fn alter_configs(
     image: &mut Image,
@@ -196,17 +214,23 @@ pub(super) fn min_insync_of(topic: &Topic, brokers: &OrdMap<String, String>) -> 
         .clamp(1, topic.replication_factor.max(1))
 }
 
-/// Gives the open segments of a topic the `min_insync` that its configs now mean (R13).
+/// Gives the open segments of a topic the `min_insync` that its configs now mean (R13). One that was
+/// opened when the topic was meant to have fewer replicas goes on with those.
 fn refresh_min_insync(topic: &mut Topic, brokers: &OrdMap<String, String>) {
-    let now = min_insync_of(topic, brokers);
+    let wanted = min_insync_of(topic, brokers);
     for partition in topic.partitions.iter_mut() {
+        let now = |open: &SegmentRecord| {
+            let replicas = i16::try_from(open.replicas.len()).unwrap_or(i16::MAX);
+            wanted.min(replicas.max(1))
+        };
         let is_stale = partition
             .active()
-            .is_some_and(|open| open.min_insync != now);
+            .is_some_and(|open| open.min_insync != now(open));
         if !is_stale {
             continue;
         }
         if let Some(open) = Arc::make_mut(partition).segments.back_mut() {
+            let now = now(open);
             isr::set_min_insync(open, now);
         }
     }

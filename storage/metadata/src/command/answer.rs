@@ -35,6 +35,8 @@ pub enum Applied {
     },
     /// [`Command::AlterTopicConfigs`] and [`Command::AlterBrokerConfigs`].
     ConfigsAltered,
+    /// [`Command::SetReplicationFactor`].
+    ReplicationFactorSet,
     /// [`Command::FenceBroker`], [`Command::UnfenceBroker`] and [`Command::DrainBroker`].
     BrokerChanged,
     /// [`Command::DeclareLost`] and [`Command::UnregisterBroker`].

@@ -154,6 +154,16 @@ pub enum Command {
         /// What to set back to its default; applied first.
         delete: Vec<String>,
     },
+    /// Changes how many replicas the segments of a topic are meant to have: those that are opened from
+    /// now on. Answers [`Applied::ReplicationFactorSet`].
+    SetReplicationFactor {
+        /// Which topic.
+        topic: TopicId,
+        /// How many it has now.
+        expected: i16,
+        /// How many it is to have.
+        replication_factor: i16,
+    },
     /// Leaders change in-sync sets (R15, R19). Each is decided by itself. Answers
     /// [`Applied::IsrAltered`].
     AlterIsr {

@@ -14,7 +14,6 @@
 //! What is committed is decided by `mainstem_metadata::apply`; a machine proposes, and believes only
 //! images.
 
-pub mod first;
 pub mod leader;
 pub mod liveness;
 pub mod placement;

@@ -54,6 +54,38 @@ fn topics_are_checked() {
 }
 
 #[test]
+fn more_replicas_are_for_the_segments_to_come() {
+    let mut log = Log::with_broker();
+    log.create(1, 1).expect("create");
+    let id = partition(1, 0);
+    let set = |expected, replication_factor| Command::SetReplicationFactor {
+        topic: id.topic,
+        expected,
+        replication_factor,
+    };
+    assert_eq!(
+        log.apply(&set(1, 2)),
+        Err(ApplyError::InvalidReplicationFactor { asked: 2 }),
+        "there is one broker"
+    );
+    for broker in [2, 3] {
+        let registration = registration(BrokerId(broker), 70 + broker as u128, None);
+        log.apply(&registration).expect("registered");
+    }
+    assert!(log.apply(&set(2, 3)).is_err());
+    assert!(log.apply(&set(1, 0)).is_err());
+    assert_eq!(log.apply(&set(1, 3)), Ok(Applied::ReplicationFactorSet));
+    let configs = Command::AlterTopicConfigs {
+        topic: id.topic,
+        set: BTreeMap::from([("min.insync.replicas".to_owned(), "2".to_owned())]),
+        delete: vec![],
+    };
+    assert_eq!(log.apply(&configs), Ok(Applied::ConfigsAltered));
+    let open = &log.chain(id)[0];
+    assert_eq!((open.replicas.len(), open.min_insync), (1, 1));
+}
+
+#[test]
 fn configs_are_bounded_and_ask_for_no_more_replicas_than_a_topic_has() {
     let mut log = Log::with_broker();
     log.create(1, 1).expect("create");
