@@ -1,5 +1,7 @@
 //! One stream from a leader, as long as it is open.
 
+mod memory;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -15,11 +17,8 @@ use mainstem_record::{LeaderEpoch, Offset, PartitionId, SegmentId};
 use super::{batches::end_of, session::Session};
 use crate::{
     host::NotAppended,
-    stream::{CREDIT_BYTES, MEMORY_BYTES_MAX, REFUSED_RETRY, ROLE_RETRY, Replicas, until, when},
-    wire::{
-        AckOf, AppendOf, FollowOf, FollowerSays, LeaderSays, MemoryOf, RefusedOf, SEGMENTS_MAX,
-        WantOf,
-    },
+    stream::{CREDIT_BYTES, REFUSED_RETRY, ROLE_RETRY, Replicas, until, when},
+    wire::{AckOf, AppendOf, FollowOf, FollowerSays, LeaderSays, RefusedOf, SEGMENTS_MAX, WantOf},
 };
 
 /// Credit is given back in parts of this, or with an ack.
@@ -447,75 +446,6 @@ impl<'a, R: Replicas> Link<'a, R> {
             self.credit += bytes;
             self.outstanding -= u64::from(*bytes);
             self.given.pop_front();
-        }
-    }
-
-    // === what is remembered ===
-
-    /// Asks for what is remembered where a segment begins: one at a time, which bounds it.
-    fn ask_for_memory(&mut self) {
-        if self.recalling.is_some() || self.installing.is_some() {
-            return;
-        }
-        while let Some(id) = self.forgetful.pop_front() {
-            if let Some(followed) = self.followed.get(&id) {
-                let (segment, epoch) = (followed.segment, followed.epoch);
-                self.recalling = Some(Recalling {
-                    id,
-                    segment,
-                    bytes: BytesMut::new(),
-                });
-                self.want = Some(WantOf {
-                    partition: id,
-                    segment,
-                    epoch,
-                });
-                return;
-            }
-        }
-    }
-
-    fn recalled(&mut self, memory: &MemoryOf) -> Result<(), String> {
-        let Some(recalling) = self.recalling.as_mut() else {
-            return Ok(());
-        };
-        if recalling.segment != memory.segment {
-            return Ok(());
-        }
-        if recalling.bytes.len() + memory.bytes.len() > MEMORY_BYTES_MAX {
-            return Err("more is remembered than may be".to_owned());
-        }
-        recalling.bytes.extend_from_slice(&memory.bytes);
-        if !memory.is_last {
-            return Ok(());
-        }
-        let Some(Recalling { id, bytes, .. }) = self.recalling.take() else {
-            return Ok(());
-        };
-        let Some(log) = self.session.replicas.log(id) else {
-            self.stall(id, REFUSED_RETRY);
-            return Ok(());
-        };
-        self.installing = Some(Box::pin(async move {
-            let result = log.install_memory(bytes.freeze()).await;
-            Installed { id, result }
-        }));
-        Ok(())
-    }
-
-    fn installed(&mut self, installed: &Installed) {
-        let id = installed.id;
-        if let Err(error) = &installed.result {
-            tracing::warn!(partition = %id, leader = %self.session.leader, %error,
-                "what the partition remembers was not taken over");
-        }
-        // Followed from the beginning, with what has changed meanwhile.
-        if self.followed.contains_key(&id) {
-            self.forget(id);
-            match installed.result {
-                Ok(()) => self.begin(id),
-                Err(_) => self.stall(id, REFUSED_RETRY),
-            }
         }
     }
 

@@ -55,9 +55,12 @@ impl Cluster {
         };
         for index in 0..PARTITIONS {
             let open = cluster.segment(index);
-            cluster.leader.open(index, &[open.clone()], flush).await;
+            cluster
+                .leader
+                .open(index, std::slice::from_ref(&open), flush)
+                .await;
             for node in &cluster.followers {
-                node.open(index, &[open.clone()], flush).await;
+                node.open(index, std::slice::from_ref(&open), flush).await;
             }
         }
         cluster
@@ -130,7 +133,8 @@ impl Cluster {
         let node = Node::start_on(&self.world, fs, life, Start::default()).await;
         for index in 0..PARTITIONS {
             let open = self.segment(index);
-            node.open(index, &[open.clone()], self.flush).await;
+            node.open(index, std::slice::from_ref(&open), self.flush)
+                .await;
             self.leader.double.image(index, &open);
         }
         self.followers.insert(at, node);

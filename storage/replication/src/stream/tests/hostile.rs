@@ -57,7 +57,7 @@ async fn leader(world: &World) -> (Node, Segment) {
     let mut open = segment(0, 0, 0, &[member(1, 1), member(3, 1)]);
     open.isr.remove(&member(3, 1));
     open.min_insync = 1;
-    node.open(0, &[open.clone()], Flush::Os).await;
+    node.open(0, std::slice::from_ref(&open), Flush::Os).await;
     (node, open)
 }
 
@@ -177,7 +177,7 @@ fn what_a_follower_must_not_say_is_refused_and_others_are_served() {
         produce(&log, 100, Ack::Durable).await.await.unwrap();
         let other = Node::start(&world, 2, 1, Start::default()).await;
         let both = segment(1, 0, 0, &[member(1, 1), member(2, 1)]);
-        node.open(1, &[both.clone()], Flush::Os).await;
+        node.open(1, std::slice::from_ref(&both), Flush::Os).await;
         other.open(1, &[both], Flush::Os).await;
         for garbage in [
             &b""[..],
@@ -370,7 +370,9 @@ fn what_a_leader_must_not_say_changes_nothing() {
         });
         raw.peers.serve(Service::REPLICATION, liar.clone());
         let follower = Node::start(&world, 2, 1, Start::default()).await;
-        let copy = follower.open(0, &[open.clone()], Flush::Os).await;
+        let copy = follower
+            .open(0, std::slice::from_ref(&open), Flush::Os)
+            .await;
         // The follower opens the next stream by itself, or else after the connection has broken.
         while !liar.messages.lock().is_empty() {
             raw.break_connection(&world).await;

@@ -23,7 +23,9 @@ async fn pair(world: &World, partitions: i32, flush: Flush) -> (Node, Node) {
     for index in 0..partitions {
         let mut segment = segment(index, 0, 0, &[member(1, 1), member(2, 1)]);
         segment.flush_always = flush == Flush::Always;
-        leader.open(index, &[segment.clone()], flush).await;
+        leader
+            .open(index, std::slice::from_ref(&segment), flush)
+            .await;
         follower.open(index, &[segment], flush).await;
     }
     (leader, follower)
@@ -136,7 +138,7 @@ fn a_follower_that_is_killed_goes_on_where_its_log_ends() {
             let mut next = segment(0, 0, 0, &[member(1, 1), member(2, 2)]);
             next.version = 2;
             next.flush_always = flush == Flush::Always;
-            again.open(0, &[next.clone()], flush).await;
+            again.open(0, std::slice::from_ref(&next), flush).await;
             leader.double.image(0, &next);
             for ticket in tickets {
                 ticket.await.unwrap();
@@ -153,7 +155,7 @@ fn another_leader_is_followed_in_the_next_segment() {
         let nodes = trio(&world).await;
         let first = segment(0, 0, 0, &members);
         for node in &nodes {
-            node.open(0, &[first.clone()], Flush::Os).await;
+            node.open(0, std::slice::from_ref(&first), Flush::Os).await;
         }
         let logs: Vec<_> = nodes.iter().map(|node| node.part(0)).collect();
         for _ in 0..10 {
@@ -219,7 +221,9 @@ fn a_follower_whose_image_is_newer_waits_for_its_leader() {
         let leader = Node::start(&world, 1, 1, Start::default()).await;
         let follower = Node::start(&world, 2, 1, Start::default()).await;
         let open = segment(0, 0, 0, &[member(1, 1), member(2, 1)]);
-        follower.open(0, &[open.clone()], Flush::Os).await;
+        follower
+            .open(0, std::slice::from_ref(&open), Flush::Os)
+            .await;
         follower.process.env.sleep(Duration::from_millis(500)).await;
         let log = leader.open(0, &[open], Flush::Os).await;
         let began = leader.process.env.now();
@@ -274,7 +278,9 @@ fn with_flush_always_what_is_not_synced_is_not_acked() {
         let follower = Node::start(&world, 2, 1, start).await;
         let mut open = segment(0, 0, 0, &[member(1, 1), member(2, 1)]);
         open.flush_always = true;
-        let log = leader.open(0, &[open.clone()], Flush::Always).await;
+        let log = leader
+            .open(0, std::slice::from_ref(&open), Flush::Always)
+            .await;
         let copy = follower.open(0, &[open], Flush::Always).await;
         let ticket = produce(&log, 100, Ack::Durable).await;
         until(&world, || copy.ends().log_end == Offset(1)).await;
@@ -304,14 +310,16 @@ fn who_is_behind_catches_up_from_disk_beside_the_tail() {
         alone.isr.remove(&member(2, 1));
         alone.min_insync = 1;
         let both = segment(1, 0, 0, &[member(1, 1), member(2, 1)]);
-        let behind = leader.open(0, &[alone.clone()], Flush::Os).await;
+        let behind = leader
+            .open(0, std::slice::from_ref(&alone), Flush::Os)
+            .await;
         for _ in 0..40 {
             produce(&behind, 100 << 10, Ack::Durable)
                 .await
                 .await
                 .unwrap();
         }
-        let tail = leader.open(1, &[both.clone()], Flush::Os).await;
+        let tail = leader.open(1, std::slice::from_ref(&both), Flush::Os).await;
         let began = leader.process.env.now();
         follower.open(0, &[alone], Flush::Os).await;
         follower.open(1, &[both], Flush::Os).await;
@@ -343,7 +351,7 @@ fn a_replica_in_sync_is_not_throttled() {
         let leader = Node::start(&world, 1, 1, start).await;
         let follower = Node::start(&world, 2, 1, Start::default()).await;
         let open = segment(0, 0, 0, &[member(1, 1), member(2, 1)]);
-        let log = leader.open(0, &[open.clone()], Flush::Os).await;
+        let log = leader.open(0, std::slice::from_ref(&open), Flush::Os).await;
         for _ in 0..20 {
             produce(&log, 100 << 10, Ack::Written).await.await.unwrap();
         }
@@ -361,7 +369,9 @@ fn a_new_replica_learns_what_is_remembered_before_it_follows() {
         let follower = Node::start(&world, 2, 1, Start::default()).await;
         let mut first = segment(0, 0, 0, &[member(1, 1)]);
         first.min_insync = 1;
-        let log = leader.open(0, &[first.clone()], Flush::Os).await;
+        let log = leader
+            .open(0, std::slice::from_ref(&first), Flush::Os)
+            .await;
         for sequence in 0..5 {
             produce_as(&log, 77, sequence).await.await.unwrap();
         }

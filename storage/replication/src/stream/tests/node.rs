@@ -44,10 +44,8 @@ pub(super) struct Node {
     pub(super) process: Process,
     pub(super) fs: SimFs,
     pub(super) log: Log,
-    pub(super) peers: Peers,
     pub(super) registry: Registry,
     pub(super) double: Double,
-    pub(super) streams: Streams,
     pub(super) held: Arc<Held>,
     _events: mpsc::Receiver<LogEvent>,
 }
@@ -82,10 +80,12 @@ pub(super) struct Start {
     pub(super) hold_syncs: bool,
 }
 
+type Job = Box<dyn FnOnce() + Send>;
+
 /// Holds the syncs of a log back.
 pub(super) struct Held {
     tasks: Arc<dyn Tasks>,
-    jobs: Mutex<Option<Vec<Box<dyn FnOnce() + Send>>>>,
+    jobs: Mutex<Option<Vec<Job>>>,
 }
 
 impl Default for Start {
@@ -203,16 +203,14 @@ impl Node {
         let options = StreamOptions {
             catch_up_rate: start.catch_up_rate,
         };
-        let streams = Streams::start(&process.env, &peers, &double, options, &registry).unwrap();
+        Streams::start(&process.env, &peers, &double, options, &registry).unwrap();
         Self {
             id,
             process,
             fs,
             log,
-            peers,
             registry,
             double,
-            streams,
             held,
             _events: events,
         }
@@ -305,7 +303,7 @@ impl Tasks for Held {
         self.tasks.spawn(name, future);
     }
 
-    fn blocking(&self, name: &'static str, work: Box<dyn FnOnce() + Send>) {
+    fn blocking(&self, name: &'static str, work: Job) {
         match self.jobs.lock().as_mut() {
             Some(jobs) if name == "log-sync" => jobs.push(work),
             _ => self.tasks.blocking(name, work),
