@@ -78,6 +78,9 @@ section! {
         "seal.freeze.max.ms" => seal_freeze_ms_max: u64 = 1000, Long, ints(1, 600_000);
         /// Milliseconds between two planned seals of a partition, doubled each time up to a minute.
         "segment.seal.backoff.ms" => segment_seal_backoff_ms: u64 = 1000, Long, ints(0, 60_000);
+        /// Bytes per second of sealed segments that this node copies from other nodes, all together.
+        "follower.replication.throttled.rate" => copy_bytes_per_second: u64 = i64::MAX as u64,
+            Long, ints(1, i64::MAX as i128);
         /// Bytes per second that this node reads from disk for replicas that are not in sync, all
         /// together. What is new, and replicas in sync, do not count.
         "leader.replication.throttled.rate" => catch_up_bytes_per_second: u64 = i64::MAX as u64,

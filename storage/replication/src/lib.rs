@@ -22,8 +22,10 @@
 mod controller;
 mod host;
 pub mod machine;
+mod repair;
 mod replication;
 mod stream;
+mod throttle;
 pub mod wire;
 
 pub use controller::{Counts, NewPartitions, PlaceError};

@@ -5,18 +5,19 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mainstem_config::Config;
 use mainstem_env::{BoxFuture, Env};
-use mainstem_log::{Log, LogEvent, Partition, PartitionSettings};
+use mainstem_log::{Chunk, Log, LogEvent, Partition, PartitionSettings, ReadError};
 use mainstem_metadata::{
     Endpoint, Metadata, MetadataError, NewSegment, ProposeError, SegmentFlush, SegmentState, Topic,
 };
 use mainstem_peers::Peers;
-use mainstem_record::{BrokerId, LeaderEpoch, Member, PartitionId, SegmentId};
+use mainstem_record::{BrokerId, LeaderEpoch, Member, Offset, PartitionId, SegmentId};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::{
     controller::{Controller, ControllerDeps, Counts, NewPartitions, PlaceError, Placer},
     host::{Host, HostParts, LocalParty, Registration, RollError},
+    repair::{Repair, RepairOptions},
     stream::{StreamOptions, Streams},
 };
 
@@ -106,6 +107,7 @@ pub struct Replication {
     placer: Placer,
     controller: Controller,
     streams: Option<Streams>,
+    repair: Repair<Host>,
 }
 
 // === impl Replication ===
@@ -130,13 +132,28 @@ impl Replication {
         let parts = HostParts {
             env: deps.env.clone(),
             metadata: deps.metadata.clone(),
-            log: deps.log,
+            log: deps.log.clone(),
             policies: deps.policies.clone(),
             me,
             life,
             placer: placer.clone(),
         };
         let host = Host::new(parts, &deps.config);
+        let options = RepairOptions {
+            copy_rate: deps.config.cluster.copy_bytes_per_second,
+            serve_rate: deps.config.cluster.catch_up_bytes_per_second,
+        };
+        let repair = Repair::start(
+            &deps.env,
+            deps.peers.as_ref(),
+            (&host, &deps.log),
+            options,
+            &deps.registry,
+        )?;
+        let local = LocalParty {
+            host: host.clone(),
+            repair: repair.clone(),
+        };
         // Before anything is opened: that may take longer than a session.
         let policies = deps.policies;
         let controller = Controller::start(ControllerDeps {
@@ -144,7 +161,7 @@ impl Replication {
             metadata: deps.metadata,
             peers: deps.peers.clone(),
             me,
-            local: Arc::new(LocalParty(host.clone())),
+            local: Arc::new(local),
             flush: Arc::new(move |topic: &Topic| policies.flush(topic)),
             unclean: deps.config.topic.unclean_leader_election,
             timers: host.timers(),
@@ -153,6 +170,7 @@ impl Replication {
         })?;
         if let Err(error) = host.run(deps.log_events).await {
             controller.close().await;
+            repair.close().await;
             return Err(error);
         }
         let streams = match &deps.peers {
@@ -171,6 +189,7 @@ impl Replication {
             placer,
             controller,
             streams,
+            repair,
         })
     }
 
@@ -220,6 +239,23 @@ impl Replication {
     /// that it was last told.
     pub fn held(&self, id: PartitionId) -> Option<Partition> {
         Some(self.host.hosted(id)?.log().clone())
+    }
+
+    /// Reads whole batches of a sealed segment that is not held here, or damaged: at least one, from
+    /// the one that holds `from` on or else the first after it, from a broker that has all of them.
+    /// For what [`Partition::read`] answers with [`ReadError::NotHeld`] or [`ReadError::Damaged`]; it
+    /// asks nothing of high watermarks.
+    ///
+    /// # Errors
+    /// [`ReadError::NotHeld`] if nobody else has it; [`ReadError::OutOfRange`] if it is not sealed, or
+    /// deleted; [`ReadError::Io`] if nobody who has it answers.
+    pub async fn read_elsewhere(
+        &self,
+        id: PartitionId,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Chunk, ReadError> {
+        self.repair.read_elsewhere(id, from, bytes_max).await
     }
 
     /// All partitions that are open here, by id.
@@ -319,6 +355,7 @@ impl Replication {
     /// Ends the background work. The log is closed after this, metadata and connections after that.
     pub async fn close(&self, limit: Duration) {
         self.controller.close().await;
+        self.repair.close().await;
         if let Some(streams) = &self.streams {
             streams.close().await;
         }

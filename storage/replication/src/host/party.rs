@@ -3,19 +3,25 @@
 use super::Host;
 use crate::{
     controller::Party,
-    wire::{Fenced, RollOrder, SealAnswer, SealQuestion, Unfenced},
+    repair::Repair,
+    wire::{Fenced, RollOrder, SealAnswer, SealQuestion},
 };
 use mainstem_env::BoxFuture;
 
 /// The broker of this node.
-pub(crate) struct LocalParty(pub(crate) Host);
+pub(crate) struct LocalParty {
+    /// What it hosts.
+    pub(crate) host: Host,
+    /// What copies for it.
+    pub(crate) repair: Repair<Host>,
+}
 
 // === impl LocalParty ===
 
 impl Party for LocalParty {
     fn answer(&self, question: SealQuestion) -> BoxFuture<'_, SealAnswer> {
         Box::pin(async move {
-            let host = &self.0;
+            let host = &self.host;
             let member = host.me();
             match question {
                 SealQuestion::Fence { image, orders } => {
@@ -31,14 +37,7 @@ impl Party for LocalParty {
                     }
                 }
                 SealQuestion::CopyTail(orders) => {
-                    let mut answers = Vec::with_capacity(orders.len());
-                    for order in orders {
-                        let answer = host.answer(order.partition, order.segment);
-                        answers.push(Fenced {
-                            segment: order.segment,
-                            outcome: answer.ok_or(Unfenced::NotYet),
-                        });
-                    }
+                    let answers = self.repair.copy_tails(&orders).await;
                     SealAnswer::Fenced { member, answers }
                 }
                 SealQuestion::DigestAt(questions) => {
@@ -50,8 +49,8 @@ impl Party for LocalParty {
     }
 
     fn roll(&self, order: RollOrder) {
-        let host = self.0.clone();
-        self.0.spawn("roll", async move {
+        let host = self.host.clone();
+        self.host.spawn("roll", async move {
             let RollOrder { partition, segment } = order;
             if let Err(error) = host.roll(partition, segment).await {
                 tracing::info!(%partition, %error, "not sealed as the controller asked");
@@ -60,6 +59,6 @@ impl Party for LocalParty {
     }
 
     fn is_ready(&self) -> bool {
-        self.0.is_in_line()
+        self.host.is_in_line()
     }
 }

@@ -1,4 +1,5 @@
-//! Copies between brokers: tails of fenced segments (R24), and sealed segments whole (R33, R34).
+//! Copies between brokers: tails of fenced segments (R24), and what is sealed: whole segments for
+//! those who lack them (R33, R34), and batches of them for readers.
 
 use bytes::Bytes;
 use mainstem_record::{Member, Offset, PartitionId, SegmentId};
@@ -8,107 +9,115 @@ use super::{
     fields::{Body, Fields},
 };
 
-const TAIL_QUESTION: u8 = 1;
-const TAIL_ANSWER: u8 = 2;
-const COPY_HELLO: u8 = 3;
-const HEAD: u8 = 4;
-const PART: u8 = 5;
+const TAIL: u8 = 1;
+const MEMORY: u8 = 2;
+const FACTS: u8 = 3;
+const CHUNK: u8 = 4;
+const BATCHES: u8 = 5;
 
-/// A fenced broker asks another one for what comes after its own log end.
+/// A question about one segment that another broker holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TailQuestion {
-    /// Of which partition.
-    pub partition: PartitionId,
-    /// Of which segment.
-    pub segment: SegmentId,
-    /// Whom it asks, in which life.
-    pub from: Member,
-    /// From where on.
-    pub at: Offset,
-    /// The most bytes of batches; a single batch may be longer.
-    pub bytes_max: u32,
-}
-
-/// Whole batches from where it was asked on, or none at the end of who answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TailAnswer {
-    /// The log end of who answers.
-    pub leo: Offset,
-    /// The batches.
-    pub batches: Bytes,
-}
-
-/// The first words of a stream that carries a sealed segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CopyHello {
+pub struct CopyQuestion {
     /// Of which partition.
     pub partition: PartitionId,
     /// Which.
     pub segment: SegmentId,
-    /// From which byte on: an earlier copy may have got so far.
-    pub position: u64,
-    /// The digest that metadata has of it; the stream is refused if the file has another one.
-    pub digest: u128,
+    /// What is asked.
+    pub asked: Asked,
 }
 
-/// What the stream carries then: a head, and parts until the file has its length.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CopyPart {
-    /// What is to come.
-    Head {
-        /// The length of the file in bytes.
-        bytes: u64,
+/// What is asked of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// What comes after the own log end of a fenced broker. Answered by [`CopyAnswer::Batches`].
+    Tail {
+        /// Whom it asks, in which life: fenced too.
+        from: Member,
+        /// From where on.
+        at: Offset,
+        /// The most bytes of batches; a single batch may be longer.
+        bytes_max: u32,
     },
-    /// Bytes of the file.
-    Part {
-        /// Where they belong.
+    /// What is remembered where it begins ([`mainstem_log::Partition::memory`]). Answered by
+    /// [`CopyAnswer::Part`].
+    Memory {
+        /// From which byte on.
         position: u64,
-        /// The bytes.
+    },
+    /// What whoever copies it must know ([`mainstem_log::Partition::copy_facts`]). Answered by
+    /// [`CopyAnswer::Part`].
+    Facts {
+        /// From which byte on.
+        position: u64,
+    },
+    /// A chunk of its file ([`mainstem_log::Partition::read_chunk`]). Answered by
+    /// [`CopyAnswer::Chunk`].
+    Chunk {
+        /// Its number.
+        number: u32,
+    },
+    /// Whole batches of it, sealed, for a reader. Answered by [`CopyAnswer::Batches`].
+    Batches {
+        /// From the batch on that holds this offset.
+        from: Offset,
+        /// The most bytes; a single batch may be longer.
+        bytes_max: u32,
+    },
+}
+
+/// The answer to a [`CopyQuestion`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyAnswer {
+    /// Whole batches, or none at the end.
+    Batches {
+        /// For a tail the log end of who answers, as far as it may say so; for a reader where to go
+        /// on.
+        end: Offset,
+        /// The batches.
+        batches: Bytes,
+    },
+    /// Some of what may be longer than a message.
+    Part {
+        /// The length of all of it.
+        total: u64,
+        /// The bytes from the position on that was asked for.
         bytes: Bytes,
     },
+    /// A chunk.
+    Chunk(Bytes),
 }
 
-// === impl TailQuestion ===
+// === impl CopyQuestion ===
 
-impl TailQuestion {
+impl CopyQuestion {
     /// Its bytes.
     pub fn encode(&self) -> Bytes {
-        let mut body = Body::new(TAIL_QUESTION, 60);
+        let kind = match self.asked {
+            Asked::Tail { .. } => TAIL,
+            Asked::Memory { .. } => MEMORY,
+            Asked::Facts { .. } => FACTS,
+            Asked::Chunk { .. } => CHUNK,
+            Asked::Batches { .. } => BATCHES,
+        };
+        let mut body = Body::new(kind, 60);
         body.partition(self.partition);
         body.segment(self.segment);
-        body.member(self.from);
-        body.offset(self.at);
-        body.u32(self.bytes_max);
-        body.done()
-    }
-
-    /// Reads it.
-    ///
-    /// # Errors
-    /// [`WireError`].
-    pub fn decode(body: Bytes) -> Result<Self, WireError> {
-        let mut fields = Fields::of_kind(body, TAIL_QUESTION)?;
-        let question = Self {
-            partition: fields.partition()?,
-            segment: fields.segment()?,
-            from: fields.member()?,
-            at: fields.offset()?,
-            bytes_max: fields.u32()?,
-        };
-        fields.end(question)
-    }
-}
-
-// === impl TailAnswer ===
-
-impl TailAnswer {
-    /// The answer with these runs of batches, at most [`super::BATCHES_BYTES_MAX`] bytes.
-    pub fn encode(leo: Offset, runs: &[Bytes]) -> Bytes {
-        let bytes: usize = runs.iter().map(Bytes::len).sum();
-        let mut body = Body::new(TAIL_ANSWER, 8 + bytes);
-        body.offset(leo);
-        for run in runs {
-            body.slice(run);
+        match self.asked {
+            Asked::Tail {
+                from,
+                at,
+                bytes_max,
+            } => {
+                body.member(from);
+                body.offset(at);
+                body.u32(bytes_max);
+            }
+            Asked::Memory { position } | Asked::Facts { position } => body.u64(position),
+            Asked::Chunk { number } => body.u32(number),
+            Asked::Batches { from, bytes_max } => {
+                body.offset(from);
+                body.u32(bytes_max);
+            }
         }
         body.done()
     }
@@ -118,60 +127,67 @@ impl TailAnswer {
     /// # Errors
     /// [`WireError`].
     pub fn decode(body: Bytes) -> Result<Self, WireError> {
-        let mut fields = Fields::of_kind(body, TAIL_ANSWER)?;
-        let leo = fields.offset()?;
-        let batches = fields.rest();
-        Ok(Self { leo, batches })
-    }
-}
-
-// === impl CopyHello ===
-
-impl CopyHello {
-    /// Its bytes.
-    pub fn encode(&self) -> Bytes {
-        let mut body = Body::new(COPY_HELLO, 60);
-        body.partition(self.partition);
-        body.segment(self.segment);
-        body.u64(self.position);
-        body.u128(self.digest);
-        body.done()
-    }
-
-    /// Reads it.
-    ///
-    /// # Errors
-    /// [`WireError`].
-    pub fn decode(body: Bytes) -> Result<Self, WireError> {
-        let mut fields = Fields::of_kind(body, COPY_HELLO)?;
-        let hello = Self {
-            partition: fields.partition()?,
-            segment: fields.segment()?,
-            position: fields.u64()?,
-            digest: fields.u128()?,
+        let (mut fields, kind) = Fields::of(body)?;
+        let (partition, segment) = (fields.partition()?, fields.segment()?);
+        let asked = match kind {
+            TAIL => Asked::Tail {
+                from: fields.member()?,
+                at: fields.offset()?,
+                bytes_max: fields.u32()?,
+            },
+            MEMORY => Asked::Memory {
+                position: fields.u64()?,
+            },
+            FACTS => Asked::Facts {
+                position: fields.u64()?,
+            },
+            CHUNK => Asked::Chunk {
+                number: fields.u32()?,
+            },
+            BATCHES => Asked::Batches {
+                from: fields.offset()?,
+                bytes_max: fields.u32()?,
+            },
+            unknown => return Err(WireError::Kind(unknown)),
         };
-        fields.end(hello)
+        fields.end(Self {
+            partition,
+            segment,
+            asked,
+        })
     }
 }
 
-// === impl CopyPart ===
+// === impl CopyAnswer ===
 
-impl CopyPart {
-    /// Its bytes; a part has at most [`super::BATCHES_BYTES_MAX`].
+impl CopyAnswer {
+    /// Its bytes; what it carries has at most [`super::BATCHES_BYTES_MAX`].
     pub fn encode(&self) -> Bytes {
         match self {
-            Self::Head { bytes } => {
-                let mut body = Body::new(HEAD, 8);
-                body.u64(*bytes);
+            Self::Batches { end, batches } => Self::encode_batches(*end, &[batches]),
+            Self::Part { total, bytes } => {
+                let mut body = Body::new(FACTS, 8 + bytes.len());
+                body.u64(*total);
+                body.slice(bytes);
                 body.done()
             }
-            Self::Part { position, bytes } => {
-                let mut body = Body::new(PART, 8 + bytes.len());
-                body.u64(*position);
+            Self::Chunk(bytes) => {
+                let mut body = Body::new(CHUNK, bytes.len());
                 body.slice(bytes);
                 body.done()
             }
         }
+    }
+
+    /// [`Self::Batches`] of several runs of them.
+    pub fn encode_batches<T: AsRef<[u8]>>(end: Offset, runs: &[T]) -> Bytes {
+        let bytes: usize = runs.iter().map(|run| run.as_ref().len()).sum();
+        let mut body = Body::new(BATCHES, 8 + bytes);
+        body.offset(end);
+        for run in runs {
+            body.slice(run.as_ref());
+        }
+        body.done()
     }
 
     /// Reads it.
@@ -181,14 +197,15 @@ impl CopyPart {
     pub fn decode(body: Bytes) -> Result<Self, WireError> {
         let (mut fields, kind) = Fields::of(body)?;
         match kind {
-            HEAD => {
-                let bytes = fields.u64()?;
-                fields.end(Self::Head { bytes })
-            }
-            PART => Ok(Self::Part {
-                position: fields.u64()?,
+            BATCHES => Ok(Self::Batches {
+                end: fields.offset()?,
+                batches: fields.rest(),
+            }),
+            FACTS => Ok(Self::Part {
+                total: fields.u64()?,
                 bytes: fields.rest(),
             }),
+            CHUNK => Ok(Self::Chunk(fields.rest())),
             unknown => Err(WireError::Kind(unknown)),
         }
     }

@@ -8,8 +8,7 @@
 //!   Service      from -> to               question                        answer
 //!   LIVENESS     broker -> controller     Heartbeat                       HeartbeatAnswer
 //!   SEAL         controller -> broker     SealQuestion                    SealAnswer
-//!   COPY         broker -> broker         TailQuestion                    TailAnswer
-//!   COPY         stream                   CopyHello                       CopyPart ...
+//!   COPY         broker -> broker         CopyQuestion                    CopyAnswer
 //!   REPLICATION  stream                   FollowerHello, FollowerSays     LeaderSays
 //! ```
 
@@ -21,7 +20,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use copy::{CopyHello, CopyPart, TailAnswer, TailQuestion};
+pub use copy::{Asked, CopyAnswer, CopyQuestion};
 pub use liveness::{Heartbeat, HeartbeatAnswer, RollOrder, Session, Suspect};
 pub use seal::{
     CopyOrder, DigestOf, DigestQuestion, FenceOrder, Fenced, SealAnswer, SealQuestion, Unfenced,

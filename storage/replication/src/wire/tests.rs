@@ -223,21 +223,35 @@ proptest! {
     #[test]
     fn copies_are_understood(
         (partition, segment, member) in (partition(), segment(), member()),
-        (at, position, digest) in (offset(), any::<u64>(), any::<u128>()),
+        (at, position, cut) in (offset(), any::<u64>(), any::<prop::sample::Index>()),
         (credit, bytes) in (any::<u32>(), bytes()),
     ) {
         let hello = FollowerHello { follower: member, leader: member, credit };
         prop_assert_eq!(FollowerHello::decode(hello.encode()), Ok(hello));
-        let question = TailQuestion { partition, segment, from: member, at, bytes_max: credit };
-        prop_assert_eq!(TailQuestion::decode(question.encode()), Ok(question));
+        for asked in [
+            Asked::Tail { from: member, at, bytes_max: credit },
+            Asked::Memory { position },
+            Asked::Facts { position },
+            Asked::Chunk { number: credit },
+            Asked::Batches { from: at, bytes_max: credit },
+        ] {
+            let question = CopyQuestion { partition, segment, asked };
+            prop_assert_eq!(CopyQuestion::decode(question.encode()), Ok(question));
+            let body = question.encode();
+            let cut = body.slice(..cut.index(body.len()));
+            prop_assert!(CopyQuestion::decode(cut).is_err());
+        }
         let runs = [bytes.clone(), bytes.clone()];
         let batches = Bytes::from(runs.concat());
-        let answer = TailAnswer { leo: at, batches };
-        prop_assert_eq!(TailAnswer::decode(TailAnswer::encode(at, &runs)), Ok(answer));
-        let hello = CopyHello { partition, segment, position, digest };
-        prop_assert_eq!(CopyHello::decode(hello.encode()), Ok(hello));
-        for part in [CopyPart::Head { bytes: position }, CopyPart::Part { position, bytes }] {
-            prop_assert_eq!(CopyPart::decode(part.encode()), Ok(part));
+        let answer = CopyAnswer::Batches { end: at, batches };
+        let encoded = CopyAnswer::encode_batches(at, &runs);
+        prop_assert_eq!(&answer.encode(), &encoded);
+        prop_assert_eq!(CopyAnswer::decode(encoded), Ok(answer));
+        for answer in [
+            CopyAnswer::Part { total: position, bytes: bytes.clone() },
+            CopyAnswer::Chunk(bytes),
+        ] {
+            prop_assert_eq!(CopyAnswer::decode(answer.encode()), Ok(answer));
         }
     }
 
@@ -265,10 +279,8 @@ proptest! {
         let _ = FollowerHello::decode(body.clone());
         let _ = FollowerSays::decode(body.clone());
         let _ = LeaderSays::decode(body.clone());
-        let _ = TailQuestion::decode(body.clone());
-        let _ = TailAnswer::decode(body.clone());
-        let _ = CopyHello::decode(body.clone());
-        let _ = CopyPart::decode(body);
+        let _ = CopyQuestion::decode(body.clone());
+        let _ = CopyAnswer::decode(body);
     }
 }
 

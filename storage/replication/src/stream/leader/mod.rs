@@ -1,6 +1,5 @@
 //! The side that leads: serves the streams of followers.
 
-mod catch_up;
 mod inbox;
 mod sender;
 
@@ -17,9 +16,9 @@ use mainstem_record::{BrokerId, Member, PartitionId};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use self::{catch_up::Throttle, inbox::Inbox, sender::Sender};
+use self::{inbox::Inbox, sender::Sender};
 use super::{Replicas, StreamOptions, metrics::Metrics};
-use crate::wire::FollowerHello;
+use crate::{throttle::Throttle, wire::FollowerHello};
 
 /// The hello names another life of this node.
 pub(super) const NOT_THIS_LIFE: u16 = 1;

@@ -1,4 +1,4 @@
-//! Reads for followers that are behind what is in memory.
+//! A bound on the bytes per second of what nobody waits for.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 /// How far ahead of its rate the throttle lets a burst go.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Bounds the bytes per second that are read for followers that are not in sync.
-pub(super) struct Throttle {
+/// Bounds the bytes per second of one kind of work: reads for followers that are not in sync, copies.
+pub(crate) struct Throttle {
     env: Env,
     /// Bytes per second.
     rate: u64,
@@ -20,7 +20,7 @@ pub(super) struct Throttle {
 // === impl Throttle ===
 
 impl Throttle {
-    pub(super) fn new(env: &Env, rate: u64) -> Self {
+    pub(crate) fn new(env: &Env, rate: u64) -> Self {
         Self {
             env: env.clone(),
             rate: rate.max(1),
@@ -28,8 +28,8 @@ impl Throttle {
         }
     }
 
-    /// Takes `bytes`, which were read; waits until that many more may be.
-    pub(super) async fn take(&self, bytes: usize) {
+    /// Takes `bytes`, which were read or are about to be; waits until that many more may be.
+    pub(crate) async fn take(&self, bytes: usize) {
         let wait = {
             let now = self.env.now();
             let mut due = self.due.lock();
