@@ -20,9 +20,9 @@ STOPS = ISOLATIONS = 5
 
 
 @contextlib.contextmanager
-def drilled(make_cluster, name, isolated=False):
+def drilled(make_cluster, name, isolated=False, mqtt=True):
     cluster = make_cluster(name, REPLICAS, isolated=isolated)
-    drill = ClusterDrill(cluster)
+    drill = ClusterDrill(cluster, mqtt=mqtt)
     try:
         yield drill
         cluster.heal()
@@ -88,8 +88,9 @@ def test_nothing_is_lost_when_the_only_node_is_killed_and_stopped(make_cluster, 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-def test_nothing_is_lost_when_leaders_are_killed_and_stopped(make_cluster, end_cluster):
-    with drilled(make_cluster, "failover") as drill:
+@pytest.mark.parametrize("mqtt", [False, True], ids=["kafka", "mqtt"])
+def test_nothing_is_lost_when_leaders_are_killed_and_stopped(make_cluster, end_cluster, mqtt):
+    with drilled(make_cluster, f"failover-{mqtt}", mqtt=mqtt) as drill:
         draw = random.Random(1)
         kill(drill, a_leader(drill, draw))
         kill(drill, drill.cluster.controller())

@@ -51,7 +51,7 @@ class Measured:
 
 
 class ClusterDrill:
-    def __init__(self, cluster, replicas=REPLICAS, min_insync=MIN_INSYNC):
+    def __init__(self, cluster, replicas=REPLICAS, min_insync=MIN_INSYNC, mqtt=True):
         self.cluster = cluster
         self.measured = []
         config = {"min.insync.replicas": str(min_insync)}
@@ -60,25 +60,27 @@ class ClusterDrill:
         self.wait_whole()
         self.java = JavaLoad(cluster, EVENTS, PARTITIONS, JAVA_RATE)
         self.librdkafka = LibrdkafkaLoad(cluster, SHARED, PARTITIONS, LIBRDKAFKA_RATE)
-        self.mqtt = [
-            MqttLoad(cluster, SHARED, 1, f"mqtt{name}", version=version, keepalive=KEEPALIVE_S)
-            for name, version in (("5", paho.MQTTv5), ("311", paho.MQTTv311))
-        ]
+        self.mqtt = self.make_publishers() if mqtt else []
         self.kafka = [self.java, self.librdkafka]
         self.loads = [*self.kafka, *self.mqtt]
-        self.listener = Listener(
-            cluster,
-            "listener",
-            f"{SHARED}/#",
-            1,
-            # QoS 1 may repeat, and a subscription at QoS 1 may repeat what came once.
-            {load.name: False for load in (self.librdkafka, *self.mqtt)},
-            keepalive=KEEPALIVE_S,
-        )
+        self.listener = self.make_listener() if mqtt else None
         self.group = GroupReader(cluster, GROUP, [EVENTS, SHARED])
         for load in self.mqtt:
             load.start()
         self.wait_flowing(0)
+
+    def make_publishers(self):
+        versions = {"mqtt5": paho.MQTTv5, "mqtt311": paho.MQTTv311}
+        return [
+            MqttLoad(self.cluster, SHARED, 1, name, version=version, keepalive=KEEPALIVE_S)
+            for name, version in versions.items()
+        ]
+
+    def make_listener(self):
+        # QoS 1 may repeat, and a subscription at QoS 1 may repeat what came once.
+        once = {load.name: False for load in self.writers(SHARED)}
+        topics = f"{SHARED}/#"
+        return Listener(self.cluster, "listener", topics, 1, once, keepalive=KEEPALIVE_S)
 
     # === while it runs ===
 
@@ -154,7 +156,8 @@ class ClusterDrill:
         logs = [self.judged(topic) for topic in (EVENTS, SHARED)]
         for log in logs:
             assert not log.violations, f"{log.topic}: {log.violations}"
-        self.check_listener()
+        if self.listener:
+            self.check_listener()
         self.check_group(logs)
         self.check_planted(logs)
         counts = {load.name: load.acked_count() for load in self.loads}
@@ -246,5 +249,6 @@ class ClusterDrill:
         for load in self.mqtt:
             load.stopping.set()
             load.close()
-        self.listener.leave()
+        if self.listener:
+            self.listener.leave()
         self.group.close()
