@@ -11,6 +11,7 @@
 //!   makes of it.
 //! - [`SimTasks`]: tasks on one thread, taken in an order that the seed decides; the tasks of one
 //!   process can be stopped and ended together.
+//! - [`SlowTasks`]: blocking work that takes its time.
 //! - [`schedule`]: faults of all of these at random times.
 //! - [`Trace`]: what happened, to compare two runs.
 //! - [`run`] and [`World`]: all of these together.
@@ -22,6 +23,8 @@ mod clock;
 mod dice;
 mod disk;
 mod net;
+mod seeds;
+mod slow;
 mod tasks;
 mod trace;
 mod world;
@@ -33,6 +36,8 @@ pub use net::{
     ChaosOptions, Fault, FaultClass, HostId, LinkOptions, NetOptions, SOCKET_BUFFER_BYTES, SimNet,
     Step, schedule,
 };
+pub use seeds::{each_seed, first_failure, seeds};
+pub use slow::{SlowTasks, Stall};
 pub use tasks::SimTasks;
 pub use trace::Trace;
-pub use world::{Process, World, run, seeds};
+pub use world::{Process, World, run};

@@ -72,21 +72,6 @@ pub fn run<T, F: Future<Output = T>>(seed: u64, body: impl FnOnce(World) -> F) -
     runtime.block_on(body(world))
 }
 
-/// The seeds that a test runs: `count` of them from 0 on, or the one of `BROKER_SEED`, which a
-/// failure names.
-///
-/// # Panics
-/// If `BROKER_SEED` is no number.
-pub fn seeds(count: u64) -> std::ops::Range<u64> {
-    match std::env::var("BROKER_SEED") {
-        Ok(seed) => {
-            let seed: u64 = seed.parse().expect("BROKER_SEED is a number");
-            seed..seed + 1
-        }
-        Err(_) => 0..count,
-    }
-}
-
 // === impl World ===
 
 impl World {

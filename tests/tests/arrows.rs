@@ -75,6 +75,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mainstem-simulation", &["mainstem-env"]),
     // Tests only: it depends on nothing outside of them.
     ("mainstem-simulation-node", &[]),
+    ("mainstem-simulation-cluster", &[]),
     // Hostile bytes for the log, the record model and peers, in that world.
     (
         "mainstem-fuzz",

@@ -22,6 +22,8 @@ pub enum Fault {
     Drift(HostId, i32),
     /// The host's wall clock is set by so many milliseconds; at the end it is set back.
     Jump(HostId, i64),
+    /// The host's disk does nothing until the end.
+    Stall(HostId),
     /// The host's process is stopped, and resumed at the end.
     Pause(HostId),
     /// The host's process is stopped cleanly, and started again at the end.
@@ -43,6 +45,7 @@ pub enum FaultClass {
     Slow,
     Drift,
     Jump,
+    Stall,
     Pause,
     Restart,
     Kill,
@@ -54,7 +57,7 @@ pub enum FaultClass {
 pub struct ChaosOptions {
     /// The hosts whose links and clocks faults hit.
     pub hosts: Vec<HostId>,
-    /// The hosts whose processes faults hit.
+    /// The hosts whose processes and disks faults hit.
     pub processes: Vec<HostId>,
     /// The kinds, each as often as it is in here: all of these happen before one comes again.
     pub classes: Vec<FaultClass>,
@@ -134,6 +137,7 @@ fn draw(dice: &mut Dice, class: FaultClass, options: &ChaosOptions) -> Fault {
         }
         FaultClass::Drift => Fault::Drift(one, signed(dice, 20_000) as i32),
         FaultClass::Jump => Fault::Jump(one, signed(dice, 3_600_000)),
+        FaultClass::Stall => Fault::Stall(process),
         FaultClass::Pause => Fault::Pause(process),
         FaultClass::Restart => Fault::Restart(process),
         FaultClass::Kill => Fault::Kill(process),

@@ -12,7 +12,7 @@ use crate::{ms, process};
 
 const HOSTS: [HostId; 3] = [HostId(1), HostId(2), HostId(3)];
 
-const ALL: [FaultClass; 11] = [
+const ALL: [FaultClass; 12] = [
     FaultClass::Cut,
     FaultClass::Partition,
     FaultClass::Isolate,
@@ -20,6 +20,7 @@ const ALL: [FaultClass; 11] = [
     FaultClass::Slow,
     FaultClass::Drift,
     FaultClass::Jump,
+    FaultClass::Stall,
     FaultClass::Pause,
     FaultClass::Restart,
     FaultClass::Kill,

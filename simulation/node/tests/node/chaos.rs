@@ -31,13 +31,14 @@ const AFTERWARDS: Duration = Duration::from_secs(10);
 /// A client that has heard nothing for so long connects anew.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-const CLASSES: [FaultClass; 10] = [
+const CLASSES: [FaultClass; 11] = [
     FaultClass::Cut,
     FaultClass::Partition,
     FaultClass::Isolate,
     FaultClass::Hold,
     FaultClass::Slow,
     FaultClass::Drift,
+    FaultClass::Stall,
     FaultClass::Pause,
     FaultClass::Restart,
     FaultClass::Kill,

@@ -4,14 +4,14 @@ use std::{cell::Cell, sync::Arc, time::Duration};
 
 use mainstem_env::Clock as _;
 use mainstem_metadata::MemoryDisk;
-use mainstem_simulation::{SOCKET_BUFFER_BYTES, World};
+use mainstem_simulation::{SOCKET_BUFFER_BYTES, Stall, World};
 
 use crate::{
     disk::Disk,
     kafka::{KAFKA_STORAGE_ERROR, Kafka, NONE, batch},
     mqtt::{Mqtt, Packet},
     node::{self, Node},
-    world::{Place, Stall},
+    world::Place,
 };
 
 /// `mainstem.shard.inflight.bytes`, and shards.

@@ -161,6 +161,11 @@ impl Nodes {
             return;
         }
         match (step.fault, step.begins) {
+            (Fault::Stall(host), stalls) => {
+                if let Some(running) = &self.member(host).running {
+                    running.place.stall.set(stalls);
+                }
+            }
             (Fault::Pause(host), true) => self.pause(host),
             (Fault::Pause(host), false) => self.resume(host),
             (Fault::Restart(host), true) => self.stop(host).await,
