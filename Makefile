@@ -9,7 +9,7 @@ BINARY := $(CARGO_TARGET_DIR)/release/mainstem
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster build test unit clients clients-install chaos chaos-log fuzz bench bench-log lint fmt print-binary
+.PHONY: help run cluster build test unit clients clients-install chaos chaos-log sim fuzz bench bench-log lint fmt print-binary
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -47,6 +47,9 @@ chaos: build clients-install ## faults in a cluster under load, everything check
 
 chaos-log: build clients-install ## 200 rounds (BROKER_ROUNDS) of kill -9 under load, everything checked (long)
 	@BROKER_BINARY=$(BINARY) ./scripts/client-tests test_chaos_log.py -m chaos -s
+
+sim: ## metadata quorums under random faults, in virtual time: SEEDS (200) of them, with counts
+	@BROKER_SEEDS=$(or $(SEEDS),200) $(CARGO) test --release --locked -p mainstem-simulation-cluster --test cluster proposals -- --nocapture
 
 fuzz: ## hostile bytes for everything that reads the log's formats, FUZZ_SECONDS (60) for each target
 	@FUZZ_FAILURES=$(CARGO_TARGET_DIR)/fuzz $(CARGO) run -q --release --locked -p mainstem-fuzz -- $(ARGS)

@@ -4,12 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use mainstem_record::BrokerId;
 use openraft::{
-    RaftNetwork, RaftNetworkFactory,
+    AsyncRuntime, RaftNetwork, RaftNetworkFactory,
     error::{
         InstallSnapshotError, NetworkError, PayloadTooLarge, RPCError, RaftError, RemoteError,
-        Unreachable,
     },
-    network::{Backoff, RPCOption},
+    network::RPCOption,
     raft::{
         AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest,
         InstallSnapshotResponse, VoteRequest, VoteResponse,
@@ -20,14 +19,16 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     NodeId, QuorumNode, SnapshotMeta, Types, Vote,
+    runtime::EnvRuntime,
     wire::{self, Kind, WireError},
 };
 use crate::transport::{CallError, Transport};
 
 /// How long a snapshot's chunk may take: it is written to disk on the other side.
 pub(super) const SNAPSHOT_CHUNK_MS: u64 = 10_000;
-/// Pauses before a node that cannot be reached is tried again; the last one repeats.
-const BACKOFF_MS: [u64; 3] = [50, 100, 200];
+/// The pause before a node that cannot be reached is tried again: shorter than openraft's limit for
+/// a call.
+const BACKOFF: Duration = Duration::from_millis(50);
 
 /// The connections to the other nodes, and the name of our cluster. A quorum of one has none.
 #[derive(Clone)]
@@ -158,13 +159,15 @@ impl RaftNetwork<Types> for Link {
         let entries = request.entries.len();
         let limit = option.hard_ttl();
         let sent = self.links.call(self.target, Kind::Append, &request, limit);
-        sent.await.map_err(|error| match error {
-            LinkError::Wire(WireError::Large(_)) if entries > 1 => {
+        match sent.await {
+            Ok(answer) => Ok(answer),
+            Err(LinkError::Wire(WireError::Large(_))) if entries > 1 => {
                 let half = u64::try_from(entries / 2).unwrap_or(1);
-                RPCError::PayloadTooLarge(PayloadTooLarge::new_entries_hint(half))
+                let hint = PayloadTooLarge::new_entries_hint(half);
+                Err(RPCError::PayloadTooLarge(hint))
             }
-            error => failed(&error),
-        })
+            Err(error) => Err(failed(&error).await),
+        }
     }
 
     async fn install_snapshot(
@@ -182,8 +185,11 @@ impl RaftNetwork<Types> for Link {
         let sent = self
             .links
             .call_with(target, Kind::Snapshot, &head, &request.data, limit);
-        let answer: Result<InstallSnapshotResponse<NodeId>, InstallSnapshotError> =
-            sent.await.map_err(|error| failed(&error))?;
+        let answer: Result<InstallSnapshotResponse<NodeId>, InstallSnapshotError> = match sent.await
+        {
+            Ok(answer) => answer,
+            Err(error) => return Err(failed(&error).await),
+        };
         answer.map_err(|error| {
             let remote = RemoteError::new(target, RaftError::APIError(error));
             RPCError::RemoteError(remote)
@@ -197,24 +203,19 @@ impl RaftNetwork<Types> for Link {
     ) -> Result<VoteResponse<NodeId>, RpcError> {
         let limit = option.hard_ttl();
         let sent = self.links.call(self.target, Kind::Vote, &request, limit);
-        sent.await.map_err(|error| failed(&error))
-    }
-
-    fn backoff(&self) -> Backoff {
-        let last = BACKOFF_MS.last().copied().into_iter().cycle();
-        Backoff::new(
-            BACKOFF_MS
-                .into_iter()
-                .chain(last)
-                .map(Duration::from_millis),
-        )
+        match sent.await {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(failed(&error).await),
+        }
     }
 }
 
-/// What openraft does next: a broken connection is tried again at once, all else after a pause.
-fn failed<E: std::error::Error>(error: &LinkError) -> RPCError<NodeId, QuorumNode, E> {
-    match error {
-        LinkError::Call(CallError::OutcomeUnknown) => NetworkError::new(error).into(),
-        error => Unreachable::new(error).into(),
+/// What openraft does next: it tries again. Without a pause if a connection broke, else after one,
+/// which is taken here: openraft's own, for what is `Unreachable`, chooses between events and its
+/// timer by dice that the environment does not give, so that a simulation would not repeat itself.
+async fn failed<E: std::error::Error>(error: &LinkError) -> RPCError<NodeId, QuorumNode, E> {
+    if !matches!(error, LinkError::Call(CallError::OutcomeUnknown)) {
+        EnvRuntime::sleep(BACKOFF).await;
     }
+    NetworkError::new(error).into()
 }
