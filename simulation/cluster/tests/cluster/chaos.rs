@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use crate::{history::History, quorum::Quorum};
 
 /// Seeds of `make test`.
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 1;
 /// How long faults happen.
 const FAULTS: Duration = Duration::from_secs(60);
 /// Within this time after the last one all is well again.
@@ -246,9 +246,7 @@ fn proposals_are_linearizable_whatever_happens_and_all_is_well_afterwards() {
     });
     let total = total.into_inner();
     println!("{seeds} seeds: {total:#?}");
-    if seeds > 1 {
-        assert_eq!(total.faults.len(), CLASSES.len());
-    }
+    assert_eq!(total.faults.len(), CLASSES.len());
 }
 
 fn again(seed: u64) -> (Report, String, (u64, u64)) {
@@ -257,7 +255,7 @@ fn again(seed: u64) -> (Report, String, (u64, u64)) {
 
 #[test]
 fn a_seed_repeats_its_history() {
-    for seed in mainstem_simulation::seeds(2) {
+    for seed in mainstem_simulation::seeds(1) {
         let ((_, one, digest), (_, other, digest_again)) = (again(seed), again(seed));
         let differs = one.lines().zip(other.lines()).position(|(a, b)| a != b);
         if let Some(at) = differs {
