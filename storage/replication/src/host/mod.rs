@@ -109,8 +109,6 @@ struct Inner {
     recruited: Mutex<BTreeMap<PartitionId, SegmentId>>,
     /// What controllers have asked and is being worked on.
     asked: Mutex<BTreeSet<(&'static str, SegmentId)>>,
-    /// Partitions that this node is to lead, and lacks what they remember for.
-    memory_wanted: Moved,
     watchers: Mutex<Vec<Arc<Moved>>>,
     changes: watch::Sender<u64>,
     /// All that was to be opened at the start is.
@@ -146,7 +144,6 @@ impl Host {
             doors: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             recruited: Mutex::default(),
             asked: Mutex::default(),
-            memory_wanted: Moved::default(),
             watchers: Mutex::default(),
             changes: watch::Sender::new(0),
             is_open: AtomicBool::new(false),
@@ -166,11 +163,6 @@ impl Host {
     /// This broker, in this life.
     pub(crate) fn me(&self) -> Member {
         self.inner.me
-    }
-
-    /// The outside world.
-    pub(crate) fn env(&self) -> &Env {
-        &self.inner.env
     }
 
     /// The metadata service.
@@ -217,12 +209,6 @@ impl Host {
         self.inner.watchers.lock().push(moved.clone());
         moved.add_all(self.all().iter().map(|hosted| hosted.id()));
         moved
-    }
-
-    /// The partitions that this node is to lead, and of which it does not know what they remember of
-    /// producers and sessions: whoever has it from another replica installs it and looks again.
-    pub(crate) fn memory_wanted(&self) -> &Moved {
-        &self.inner.memory_wanted
     }
 
     /// What is proposed to metadata, over all partitions at once.

@@ -247,7 +247,10 @@ impl Host {
             (role, leads && matches!(role, Role::Leader(_)))
         };
         if matches!(role, Role::Leader(_)) && hosted.log().needs_memory() {
-            self.inner.memory_wanted.add(hosted.id());
+            tracing::warn!(
+                partition = %hosted.id(),
+                "to be led here, and what came before its segment is not known here"
+            );
             return Err(NotInLine::NoMemory);
         }
         if !leads {
