@@ -21,6 +21,7 @@ use parking_lot::RwLock;
 use tokio::sync::Notify;
 
 use crate::{
+    access::{AccessTicket, PartitionAccess, Reader},
     cluster::live_count,
     core::{BrokerError, Core, leads_since},
     error_code::ErrorCode,
@@ -42,6 +43,9 @@ const METADATA_WAIT: Duration = Duration::from_secs(60);
 const ENSURE_PAUSE: Duration = Duration::from_millis(100);
 /// How long a load waits for what earlier leaders left to be committed, before it begins anew.
 const COMMIT_WAIT: Duration = Duration::from_secs(1);
+
+/// The pause before a partition that could not be followed is looked for again.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 
 /// A key and its value; no value forgets the key.
 #[derive(Debug, Clone)]
@@ -121,6 +125,11 @@ impl InternalTopic {
         partition_for_key(hash_key, self.partitions)
     }
 
+    /// How many partitions it has.
+    pub(crate) fn partition_count(&self) -> i32 {
+        self.partitions
+    }
+
     /// Whether the state of a key is known: its partition was read back.
     pub(crate) fn serves(&self, hash_key: &[u8]) -> bool {
         let broken = self.broken.read();
@@ -164,33 +173,38 @@ impl InternalTopic {
         records: Vec<KeyValue>,
     ) -> Result<AppendTicket, ErrorCode> {
         let partition = self.core.writable_partition(self.partition_id(index))?;
-        let now = TimestampMs(self.core.env.wall_ms());
-        let encode = |record: &KeyValue| {
-            let encoded = EncodedRecord::new(Some(&record.key), record.value.as_deref(), []);
-            (encoded, now)
-        };
-        let records = records.iter().map(encode).collect();
-        let append = Append::Records {
-            records,
-            ack: Ack::Durable,
-        };
+        let append = self.append_of(&records, Ack::Durable);
         partition
             .append(append)
             .await
             .map_err(|error| code_of(&error))
     }
 
-    /// As [`InternalTopic::append`], and waits. The offset of the first record.
-    pub(crate) async fn append_durable(
+    /// As [`InternalTopic::append`], whichever node leads the partition.
+    pub(crate) async fn append_anywhere(
         &self,
         index: PartitionIndex,
         records: Vec<KeyValue>,
-    ) -> Result<Offset, ErrorCode> {
-        let ticket = self.append(index, records).await?;
-        ticket
-            .await
-            .map(|appended| appended.base_offset)
-            .map_err(|error| code_of(&error))
+    ) -> Result<AccessTicket, ErrorCode> {
+        let access = self.writer(index)?;
+        let append = self.append_of(&records, Ack::Durable);
+        access.append(append).await.map_err(|error| code_of(&error))
+    }
+
+    /// Where appends to a partition go.
+    pub(crate) fn writer(&self, index: PartitionIndex) -> Result<PartitionAccess, ErrorCode> {
+        self.core.writer(self.partition_id(index))
+    }
+
+    /// One batch of `records`.
+    pub(crate) fn append_of(&self, records: &[KeyValue], ack: Ack) -> Append {
+        let now = TimestampMs(self.core.env.wall_ms());
+        let encode = |record: &KeyValue| {
+            let encoded = EncodedRecord::new(Some(&record.key), record.value.as_deref(), []);
+            (encoded, now)
+        };
+        let records = records.iter().map(encode).collect();
+        Append::Records { records, ack }
     }
 
     /// Gives every committed record of every partition to `each`, in the order of the partition. One
@@ -296,6 +310,81 @@ impl InternalTopic {
             from = chunk.next;
         }
         Ok(())
+    }
+
+    /// Gives every committed record of a partition to `each`, in order, whoever leads it, and goes on
+    /// as they come until the node ends. `reached` is told where it is.
+    pub(crate) async fn follow(
+        &self,
+        index: PartitionIndex,
+        each: &mut (dyn FnMut(ReplayRecord<'_>) + Send),
+        reached: &(dyn Fn(Offset) + Sync),
+    ) {
+        let mut from = Offset::ZERO;
+        while !self.core.stop.is_cancelled() {
+            if let Ok(reader) = self.core.reader_when_open(self.partition_id(index)).await
+                && let Err(error) = self
+                    .follow_by(&reader, (index, &mut from), each, reached)
+                    .await
+            {
+                tracing::warn!(%error, "an internal topic is not followed; tried again");
+            }
+            tokio::select! {
+                () = self.core.env.sleep(FOLLOW_PAUSE) => {}
+                () = self.core.stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Until the partition is to be read elsewhere.
+    async fn follow_by(
+        &self,
+        reader: &Reader,
+        (index, from): (PartitionIndex, &mut Offset),
+        each: &mut (dyn FnMut(ReplayRecord<'_>) + Send),
+        reached: &(dyn Fn(Offset) + Sync),
+    ) -> Result<(), BrokerError> {
+        let notify = Arc::new(Notify::new());
+        let _subscription = reader.subscribe(&notify);
+        loop {
+            let end = reader.ends().committed_end;
+            if *from >= end {
+                reached(end);
+                let is_more = tokio::select! {
+                    is_more = reader.more(&notify) => is_more,
+                    () = self.core.stop.cancelled() => false,
+                };
+                match is_more {
+                    true => continue,
+                    false => return Ok(()),
+                }
+            }
+            let read = Read {
+                from: *from,
+                bytes_max: REPLAY_READ_BYTES,
+                at_least_one_batch: true,
+                end,
+            };
+            let chunk = match reader.read(read).await {
+                Ok(chunk) => chunk,
+                Err(ReadError::OutOfRange { log_start, .. }) if log_start > *from => {
+                    *from = log_start;
+                    continue;
+                }
+                Err(error) => return Err(self.broken(index, &error)),
+            };
+            for run in chunk.batches {
+                for batch in Batches::new(run) {
+                    let (_, bytes) = batch.map_err(|error| self.broken(index, &error))?;
+                    self.replay_batch(index, &bytes, *from, each)?;
+                }
+            }
+            if chunk.next <= *from {
+                return Ok(());
+            }
+            *from = chunk.next;
+            reached(*from);
+        }
     }
 
     fn replay_batch(

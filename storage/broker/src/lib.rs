@@ -11,6 +11,7 @@
 //! `mainstem_replication`; what is deleted or compacted is a metadata command first and a call into
 //! the log second (`maintenance`).
 
+mod access;
 mod caller;
 mod cluster;
 mod configs;

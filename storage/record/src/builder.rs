@@ -9,7 +9,8 @@ use crate::batch::{
 use crate::compression::{Codec, compress_into};
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs};
 use crate::varint::{
-    VARINT_BYTES_MAX, VARLONG_BYTES_MAX, varint_bytes, varlong_bytes, write_varint, write_varlong,
+    VARINT_BYTES_MAX, VARLONG_BYTES_MAX, read_varint, varint_bytes, varlong_bytes, write_varint,
+    write_varlong,
 };
 
 /// The largest batch that its length field can express.
@@ -89,6 +90,38 @@ impl EncodedRecord {
     pub fn size_bytes(&self) -> usize {
         self.0.len()
     }
+
+    /// The encoding: key, value, number of headers, and name and value of each.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// Takes over an encoding that another node made; `None` if it is none, or goes on behind its
+    /// end.
+    #[must_use]
+    pub fn from_bytes(bytes: Bytes) -> Option<Self> {
+        let mut input: &[u8] = &bytes;
+        skip_nullable(&mut input)?;
+        skip_nullable(&mut input)?;
+        let headers = read_varint(&mut input).ok().filter(|count| *count >= 0)?;
+        for _ in 0..headers {
+            skip_nullable(&mut input)?.then_some(())?;
+            skip_nullable(&mut input)?;
+        }
+        input.is_empty().then_some(Self(bytes))
+    }
+}
+
+/// Whether it is there; `None` if it does not fit.
+fn skip_nullable(input: &mut &[u8]) -> Option<bool> {
+    let length = read_varint(input).ok()?;
+    if length == -1 {
+        return Some(false);
+    }
+    let length = usize::try_from(length).ok()?;
+    *input = input.split_at_checked(length)?.1;
+    Some(true)
 }
 
 // === impl BatchOptions ===

@@ -10,7 +10,7 @@ pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -22,13 +22,17 @@ use mainstem_peers::Peers;
 use mainstem_record::{BrokerId, PartitionId, PartitionIndex, SegmentId};
 use mainstem_replication::{Policies, Replication, ReplicationDeps, ReplicationError, RollError};
 use parking_lot::RwLock;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use self::policies::TopicConfigs;
 pub(crate) use self::{leading::leads_since, policies::flush_of};
-use crate::{error_code::ErrorCode, offsets::ProducerIds};
+use crate::{
+    access::{Access, Appender},
+    error_code::ErrorCode,
+    offsets::ProducerIds,
+};
 
 /// How long others may take to lead what a stopping node has led.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
@@ -126,6 +130,24 @@ pub struct Core {
     /// Held while the set of topics and partitions changes, so that metadata and open partitions
     /// change together.
     pub(crate) topics_change: Mutex<()>,
+    /// The way to partitions of other nodes; empty in a cluster that takes no others.
+    access: OnceLock<Access>,
+    /// Who appends for other nodes.
+    appender: OnceLock<Weak<dyn Appender>>,
+    /// Moves when partitions have been opened that were not open before.
+    opened: watch::Sender<u64>,
+}
+
+/// What replication opens can be read.
+async fn follow_opened(core: Arc<Core>) {
+    let mut changes = core.replication.changes();
+    loop {
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = core.stop.cancelled() => return,
+        }
+        core.note_opened();
+    }
 }
 
 // === impl Core ===
@@ -143,7 +165,7 @@ impl Core {
             metadata: deps.metadata.clone(),
             log: deps.log.clone(),
             log_events: deps.log_events,
-            peers: deps.peers,
+            peers: deps.peers.clone(),
             peer_address: deps.peer_address,
             registry: deps.registry.clone(),
             policies: topic_configs.clone(),
@@ -151,7 +173,7 @@ impl Core {
             listeners: BTreeMap::from([("kafka".to_owned(), Endpoint { host, port })]),
         })
         .await?;
-        Ok(Arc::new(Self {
+        let core = Arc::new(Self {
             env: deps.env,
             config: deps.config,
             metadata: deps.metadata,
@@ -164,7 +186,40 @@ impl Core {
             topic_configs,
             producer_ids: Mutex::default(),
             topics_change: Mutex::new(()),
-        }))
+            access: OnceLock::new(),
+            appender: OnceLock::new(),
+            opened: watch::channel(0).0,
+        });
+        if let Some(peers) = deps.peers {
+            core.access.get_or_init(|| Access::start(&core, peers));
+            core.spawn("opened partitions", follow_opened(core.clone()));
+        }
+        Ok(core)
+    }
+
+    /// The way to partitions of other nodes; `None` in a cluster that takes no others.
+    pub(crate) fn access(&self) -> Option<&Access> {
+        self.access.get()
+    }
+
+    /// Who appends for other nodes, and what waited while another node led.
+    pub(crate) fn appender(&self) -> Option<Arc<dyn Appender>> {
+        self.appender.get()?.upgrade()
+    }
+
+    /// Makes `appender` the one. Only the first counts.
+    pub(crate) fn set_appender(&self, appender: Weak<dyn Appender>) {
+        self.appender.get_or_init(|| appender);
+    }
+
+    /// Moves when a partition can be read that could not before: look again then.
+    pub(crate) fn opened_partitions(&self) -> watch::Receiver<u64> {
+        self.opened.subscribe()
+    }
+
+    /// A partition can be read that could not before.
+    pub(crate) fn note_opened(&self) {
+        self.opened.send_modify(|count| *count += 1);
     }
 
     /// The present metadata.
@@ -224,7 +279,7 @@ impl Core {
     }
 
     /// Whether it is one that could not be read back.
-    fn is_broken(&self, id: PartitionId) -> bool {
+    pub(crate) fn is_broken(&self, id: PartitionId) -> bool {
         self.failed.read().contains_key(&id)
     }
 

@@ -15,7 +15,7 @@ use super::{
     metrics::MqttMetrics,
     overflow::OverflowNotices,
     retained::Retained,
-    session::SessionEntry,
+    session::{Owners, SessionEntry},
     share::ShareGroup,
     timers::Timers,
     trie::Trie,
@@ -45,6 +45,10 @@ pub(crate) struct Hub {
     pub(crate) retained: Retained,
     /// `__mqtt_sessions`.
     pub(crate) store: InternalTopic,
+    /// What all nodes write to it.
+    pub(crate) owners: Owners,
+    /// It is applied as it comes, because there are other nodes.
+    pub(crate) is_applying: AtomicBool,
     pub(crate) timers: Timers,
     /// Held while a route is decided.
     pub(crate) deciding: tokio::sync::Mutex<()>,
@@ -75,6 +79,8 @@ impl Hub {
             followers: Arc::default(),
             groups: DashMap::new(),
             retained: Retained::new(retained, config.retained_messages_max),
+            owners: Owners::new(store.partition_count()),
+            is_applying: AtomicBool::new(false),
             store,
             timers: Timers::new(core.env.clone()),
             deciding: tokio::sync::Mutex::default(),
@@ -84,9 +90,15 @@ impl Hub {
             dirty: Mutex::default(),
             closing: AtomicBool::new(false),
         });
+        hub.serve_appends();
         hub.retained.replay().await;
         hub.repair_retained().await;
-        hub.replay_sessions().await;
+        if !core.is_cluster() {
+            hub.replay_sessions().await;
+        }
+        if core.access().is_some() {
+            core.spawn("mqtt owners", hub.clone().own_sessions());
+        }
         core.spawn("mqtt metadata", hub.follow_metadata());
         core.spawn("mqtt timers", hub.clone().run_timers());
         core.spawn("mqtt retained", hub.clone().keep_retained());
@@ -195,7 +207,8 @@ impl Hub {
         for id in super::delivery::partitions_of(topic) {
             flushed &= match self.core.partition(id) {
                 Ok(partition) => partition.flush().await.is_ok(),
-                Err(_) => false,
+                // What other nodes lead they have made durable before they answered.
+                Err(_) => self.core.access().is_some(),
             };
         }
         flushed

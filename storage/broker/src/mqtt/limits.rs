@@ -70,6 +70,15 @@ pub(crate) const OVERFLOW_NOTICES_MAX: usize = 1024;
 /// Characters of a first level that a warning shows.
 pub(crate) const OVERFLOW_NOTICE_CHARS_MAX: usize = 128;
 
+/// How long a node waits until it has applied what others have written of sessions.
+pub(crate) const APPLY_WAIT: Duration = Duration::from_secs(5);
+
+/// How often a session is claimed before its client is told to come back.
+pub(crate) const CLAIM_ATTEMPTS_MAX: u32 = 5;
+
+/// The pause before sessions without an owner are looked for again.
+pub(crate) const ADOPT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Shared-subscription groups of the node.
 pub(crate) const SHARE_GROUPS_MAX: usize = 100_000;
 

@@ -20,7 +20,7 @@
 //!   record, written before it goes out, is past its offset and has it in flight.
 //! - I-MQTT-4: the owner epoch of a session rises with every connection; older handles are refused.
 
-mod codec;
+pub(crate) mod codec;
 mod delivery;
 mod hub;
 mod labels;
@@ -30,6 +30,7 @@ mod metrics;
 mod overflow;
 mod publish;
 mod retained;
+mod serve;
 mod session;
 mod share;
 mod timers;

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use mainstem_config::{MqttAccess, OVERFLOW_TOPIC};
-use mainstem_log::{Ack, Append, AppendTicket, Partition, Qos2Id};
+use mainstem_log::{Ack, Append, Qos2Id};
 use mainstem_metadata::{Command, Image, RouteTarget, Topic, TopicOrigin};
 use mainstem_record::{
     BATCH_HEADER_BYTES, EncodedRecord, PartitionId, TimestampMs, partition_for_key,
@@ -23,6 +23,7 @@ use super::{
     topic,
 };
 use crate::{
+    access::{AccessTicket, PartitionAccess},
     caller::Caller,
     error_code::ErrorCode,
     topics::{NewTopic, Replicas, TopicError},
@@ -51,7 +52,7 @@ pub(crate) struct RouteMemo {
 #[derive(Debug)]
 pub(crate) enum Placed {
     /// To be acknowledged when it completes.
-    Append(AppendTicket),
+    Append(AccessTicket),
     /// A task waits for it, and for what depends on it.
     Task(oneshot::Receiver<Result<(), PublishError>>),
 }
@@ -271,7 +272,7 @@ impl Hub {
         &self,
         destination: &Destination,
         mqtt_topic: &str,
-    ) -> Result<Partition, PublishError> {
+    ) -> Result<PartitionAccess, PublishError> {
         let key = destination.key(mqtt_topic).unwrap_or("");
         let count = i32::try_from(destination.topic.partitions.len())
             .unwrap_or(i32::MAX)
@@ -282,7 +283,7 @@ impl Hub {
             index,
         };
         let transient = |code: ErrorCode| PublishError::Transient(code.to_string());
-        self.core.writable_partition(id).map_err(transient)
+        self.core.writer(id).map_err(transient)
     }
 
     /// The append of a record, if the topic takes one of its size.
@@ -311,19 +312,23 @@ impl Hub {
     }
 
     /// Appends. A publish that is to be retained is seen to by a task, so that the retained view
-    /// follows the log even if the connection ends meanwhile.
+    /// follows the log even if the connection ends meanwhile; the leader of the partition derives
+    /// the entry, so that one node at a time decides for a topic.
     pub(crate) async fn place(
         self: &Arc<Self>,
-        partition: &Partition,
+        access: &PartitionAccess,
         append: Append,
         candidate: Option<Candidate>,
     ) -> Result<Placed, PublishError> {
-        let Some(candidate) = candidate else {
-            let ticket = partition
-                .append(append)
-                .await
-                .map_err(|error| append_error(&error))?;
-            return Ok(Placed::Append(ticket));
+        let (candidate, partition) = match (candidate, access) {
+            (Some(candidate), PartitionAccess::Local(partition)) => (candidate, partition),
+            _ => {
+                let ticket = access
+                    .append(append)
+                    .await
+                    .map_err(|error| append_error(&error))?;
+                return Ok(Placed::Append(ticket));
+            }
         };
         let pending = self.begin_retained(partition).await?;
         let ticket = partition

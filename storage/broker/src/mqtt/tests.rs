@@ -1,6 +1,7 @@
 //! The MQTT side over a real log, without a protocol.
 
 mod broken;
+mod cluster;
 mod counts;
 mod dictionary;
 
@@ -98,6 +99,15 @@ impl Node {
 
 impl Life {
     async fn start(dir: &Path, metadata: &Metadata, config: &Arc<Config>) -> Self {
+        Self::start_with_peers(dir, metadata, config, None).await
+    }
+
+    async fn start_with_peers(
+        dir: &Path,
+        metadata: &Metadata,
+        config: &Arc<Config>,
+        peers: Option<mainstem_peers::Peers>,
+    ) -> Self {
         let registry = prometheus::Registry::new();
         let options = LogOptions {
             shards: 1,
@@ -125,11 +135,14 @@ impl Life {
             metadata: metadata.clone(),
             log: log.clone(),
             log_events,
-            peers: None,
-            peer_address: None,
+            peer_address: peers
+                .as_ref()
+                .and_then(|peers| peers.local_addr())
+                .map(|address| address.to_string()),
+            peers,
             registry: registry.clone(),
             advertise: ("127.0.0.1".into(), 9092),
-            directory_id: Uuid::from_u128(1),
+            directory_id: Uuid::from_u128(config.node_id.unsigned_abs().into()),
         };
         let core = Core::start(deps).await.expect("the core");
         let mqtt = Mqtt::start(&core).await.expect("mqtt");

@@ -72,7 +72,7 @@ impl Hub {
         from: Offset,
         bytes_max: usize,
     ) -> Reading {
-        let partition = match self.core.partition(id) {
+        let partition = match self.core.reader_when_open(id).await {
             Ok(partition) => partition,
             Err(ErrorCode::UnknownTopicOrPartition) => return Reading::Gone,
             Err(_) => return Reading::Retry,
@@ -94,7 +94,7 @@ impl Hub {
         (id, from): (PartitionId, Offset),
         filters: &mut OwnFilters,
     ) -> Reading {
-        let partition = match self.core.partition(id) {
+        let partition = match self.core.reader_when_open(id).await {
             Ok(partition) => partition,
             Err(ErrorCode::UnknownTopicOrPartition) => return Reading::Gone,
             Err(_) => return Reading::Retry,
@@ -110,12 +110,13 @@ impl Hub {
             let looked_up = LookedUp { from, lookup };
             filters.looked_up.insert(id, looked_up);
         }
-        match filters.looked_up.get(&id).map(|known| &known.lookup) {
-            Some(Lookup::Hits(hits)) => {
+        let lookup = filters.looked_up.get(&id).map(|known| &known.lookup);
+        match (lookup, partition.local()) {
+            (Some(Lookup::Hits(hits)), Some(partition)) => {
                 let read = partition.read_hits(hits, from, CATCH_UP_READ_BYTES);
                 Reading::of(read.await, from)
             }
-            Some(Lookup::All(_)) | None => self.read_log(id, from, CATCH_UP_READ_BYTES).await,
+            _ => self.read_log(id, from, CATCH_UP_READ_BYTES).await,
         }
     }
 

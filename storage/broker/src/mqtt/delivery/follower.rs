@@ -11,10 +11,14 @@ use super::{
     plan::{Current, Plan},
     scan,
 };
-use crate::mqtt::{
-    hub::Hub,
-    limits::{FOLLOW_READ_BYTES, RETRY_PAUSE},
-    trie::Scratch,
+use crate::{
+    access::Reader,
+    error_code::ErrorCode,
+    mqtt::{
+        hub::Hub,
+        limits::{FOLLOW_READ_BYTES, RETRY_PAUSE},
+        trie::Scratch,
+    },
 };
 
 /// Working memory that lives as long as the follower.
@@ -27,22 +31,50 @@ struct Memory {
 
 /// Follows the partition until nobody wants it, it is removed or the node ends.
 pub(super) async fn run(hub: Arc<Hub>, follower: Arc<Follower>) {
-    let notify = Arc::new(Notify::new());
-    // Subscribed before the ends are looked at, so that no change is missed.
-    let _subscription = follower.partition.subscribe(&notify);
     let mut memory = Memory::default();
     loop {
-        let from = follower.position.done();
-        let end = follower.partition.ends().committed_end;
-        if from >= end {
+        let reader = follower.reader.lock().clone();
+        if let End::Over = follow(&hub, &follower, &reader, &mut memory).await {
+            return;
+        }
+        // Its replicas are on other nodes now.
+        while let Err(code) = hub.core.reader(follower.id).map(|reader| {
+            *follower.reader.lock() = reader;
+        }) {
+            if code == ErrorCode::UnknownTopicOrPartition {
+                return;
+            }
             tokio::select! {
-                () = notify.notified() => {}
+                () = hub.core.env.sleep(RETRY_PAUSE) => {}
                 () = follower.stop.cancelled() => return,
             }
-            continue;
+        }
+    }
+}
+
+/// Why it is not read that way any more.
+enum End {
+    /// Nobody wants it, or it is gone.
+    Over,
+    /// It is to be read elsewhere.
+    Moved,
+}
+
+async fn follow(hub: &Hub, follower: &Follower, reader: &Reader, memory: &mut Memory) -> End {
+    let notify = Arc::new(Notify::new());
+    // Subscribed before the ends are looked at, so that no change is missed.
+    let _subscription = reader.subscribe(&notify);
+    loop {
+        let from = follower.position.done();
+        let end = reader.ends().committed_end;
+        if from >= end {
+            match wait(follower, reader, &notify).await {
+                Some(end) => return end,
+                None => continue,
+            }
         }
         if follower.stop.is_cancelled() {
-            return;
+            return End::Over;
         }
         let read = Read {
             from,
@@ -50,18 +82,21 @@ pub(super) async fn run(hub: Arc<Hub>, follower: Arc<Follower>) {
             at_least_one_batch: true,
             end,
         };
-        match follower.partition.read(read).await {
-            Ok(chunk) => dispatch(&hub, &follower, &chunk, &mut memory),
-            Err(ReadError::OutOfRange { log_start, .. }) => pass(&follower, log_start.max(from)),
+        match reader.read(read).await {
+            Ok(chunk) => dispatch(hub, follower, &chunk, memory),
+            Err(ReadError::OutOfRange { log_start, .. }) => pass(follower, log_start.max(from)),
             Err(ReadError::Damaged { end, .. }) => {
                 let next = end.max(from.next());
                 hub.metrics.dropped_damaged.inc_by(next.0.abs_diff(from.0));
-                pass(&follower, next);
+                pass(follower, next);
             }
-            Err(ReadError::Removed) => return,
+            Err(ReadError::Removed) => return End::Over,
             Err(error @ (ReadError::NotHeld { .. } | ReadError::Io(_))) => {
                 tracing::warn!(partition = %follower.id, %error, "tail not read; tried again");
                 hub.core.env.sleep(RETRY_PAUSE).await;
+                if !reader.is_current() {
+                    return End::Moved;
+                }
                 continue;
             }
         }
@@ -70,10 +105,17 @@ pub(super) async fn run(hub: Arc<Hub>, follower: Arc<Follower>) {
             continue;
         }
         // It went nowhere, which must not become a busy loop: wait for a change.
-        tokio::select! {
-            () = notify.notified() => {}
-            () = follower.stop.cancelled() => return,
+        if let Some(end) = wait(follower, reader, &notify).await {
+            return end;
         }
+    }
+}
+
+/// Waits for a change of the partition's end; why there will be none.
+async fn wait(follower: &Follower, reader: &Reader, notify: &Notify) -> Option<End> {
+    tokio::select! {
+        is_more = reader.more(notify) => (!is_more).then_some(End::Moved),
+        () = follower.stop.cancelled() => Some(End::Over),
     }
 }
 

@@ -16,7 +16,6 @@ mod scan;
 
 use std::{collections::HashMap, sync::Arc};
 
-use mainstem_log::Partition;
 use mainstem_metadata::Topic;
 use mainstem_record::{Offset, PartitionId};
 use parking_lot::Mutex;
@@ -33,7 +32,7 @@ use super::{
     session::{SessionEntry, Subscription, records::Options},
     share::ShareGroup,
 };
-use crate::error_code::ErrorCode;
+use crate::{access::Reader, error_code::ErrorCode};
 
 /// Where a delivery comes from.
 #[derive(Debug, Clone)]
@@ -67,7 +66,7 @@ pub(crate) enum Target {
 pub(crate) struct Follower {
     pub(crate) id: PartitionId,
     pub(crate) topic_name: Arc<str>,
-    pub(crate) partition: Partition,
+    pub(crate) reader: Mutex<Reader>,
     pub(crate) position: Arc<Position>,
     stop: CancellationToken,
 }
@@ -112,14 +111,14 @@ impl Hub {
         topic: &Topic,
         id: PartitionId,
     ) -> Result<(Arc<Position>, Interest), ErrorCode> {
-        let partition = self.core.partition(id)?;
+        let reader = self.core.reader(id)?;
         let mut running = self.followers.running.lock();
         let entry = running.entry(id).or_insert_with(|| {
             let follower = Arc::new(Follower {
                 id,
                 topic_name: Arc::from(topic.name.as_str()),
-                position: Arc::new(Position::new(partition.ends().committed_end)),
-                partition,
+                position: Arc::new(Position::new(reader.ends().committed_end)),
+                reader: Mutex::new(reader),
                 stop: self.core.stop.child_token(),
             });
             self.core.spawn(

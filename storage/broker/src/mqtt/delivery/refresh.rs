@@ -72,11 +72,14 @@ impl Hub {
     ) -> impl Future<Output = ()> + Send + 'static + use<> {
         let hub = self.clone();
         let mut changes = hub.core.metadata.changes();
+        let mut opened = hub.core.opened_partitions();
         let mut before = hub.seen(&hub.core.image());
         async move {
             loop {
+                let mut is_again = false;
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
+                    _ = opened.changed() => is_again = true,
                     () = hub.core.stop.cancelled() => return,
                 }
                 // Marks the value as seen before the image is taken: a later one wakes again.
@@ -89,6 +92,16 @@ impl Hub {
                 if now != before {
                     hub.topics_changed(&image, &before, &now);
                     before = now;
+                }
+                if is_again {
+                    // What could not be followed when it was wanted.
+                    let topics = image.topics_by_id.values().cloned();
+                    hub.add_all_feeds(
+                        &image,
+                        &topics
+                            .map(|topic| (topic, StartAt::Left))
+                            .collect::<Vec<_>>(),
+                    );
                 }
                 drop(topics_stand_still);
             }
@@ -116,33 +129,42 @@ impl Hub {
             };
             opened.extend(image.topic_by_id(*id).map(|topic| (topic.clone(), start)));
         }
-        for entry in self
-            .online
-            .iter()
-            .map(|entry| entry.value().clone())
-            .collect::<Vec<_>>()
-        {
-            if closed {
-                entry
-                    .state
-                    .lock()
+        if closed {
+            for entry in &self.online {
+                let mut state = entry.state.lock();
+                state
                     .inbox
                     .retain_feeds(|partition| is_open(&partition.topic));
             }
-            for (topic, start) in &opened {
+            for group in &self.groups {
+                group.retain_feeds(|partition| is_open(&partition.topic));
+            }
+        }
+        self.add_all_feeds(image, &opened);
+    }
+
+    /// Gives everybody who wants one of `topics` and does not follow it a feed of it.
+    fn add_all_feeds(self: &Arc<Self>, image: &Image, topics: &[(Arc<Topic>, StartAt)]) {
+        if topics.is_empty() {
+            return;
+        }
+        let online: Vec<_> = self
+            .online
+            .iter()
+            .map(|entry| entry.value().clone())
+            .collect();
+        for entry in online {
+            for (topic, start) in topics {
                 self.add_feeds(&entry, image, topic, *start);
             }
         }
-        for group in self
+        let groups: Vec<_> = self
             .groups
             .iter()
             .map(|group| group.value().clone())
-            .collect::<Vec<_>>()
-        {
-            if closed {
-                group.retain_feeds(|partition| is_open(&partition.topic));
-            }
-            for (topic, start) in &opened {
+            .collect();
+        for group in groups {
+            for (topic, start) in topics {
                 self.add_group_feeds(&group, image, topic, *start);
             }
         }

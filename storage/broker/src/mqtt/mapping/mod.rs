@@ -12,7 +12,7 @@ use mainstem_config::{MqttAccess, OVERFLOW_TOPIC, TopicConfig};
 use mainstem_metadata::{Image, RouteTarget, Topic};
 use mainstem_record::Headers;
 
-pub(crate) use record::{Encode, Source, View, encode};
+pub(crate) use record::{Encode, Source, View, encode, is_retained};
 
 use super::topic;
 use crate::core::is_legal_topic_name;

@@ -72,6 +72,11 @@ pub(crate) fn encode(message: &Encode<'_>) -> (EncodedRecord, u8) {
     (record, (message.qos as u8) << QOS_SHIFT | retain)
 }
 
+/// Whether a record that was encoded with these attributes is to be retained.
+pub(crate) fn is_retained(attributes: u8) -> bool {
+    attributes & RETAIN_BIT != 0
+}
+
 /// Where a record was found.
 pub(crate) struct Source<'a> {
     /// The batch's bytes, for payloads that can be shared with it.

@@ -106,7 +106,10 @@ impl Hub {
                 value,
             };
             let partition = retained.store.partition_of(topic.as_bytes());
-            let ticket = retained.store.append(partition, vec![record]).await;
+            let ticket = retained
+                .store
+                .append_anywhere(partition, vec![record])
+                .await;
             ticket.map_err(|code| PublishError::Transient(code.to_string()))?
         };
         ticket
@@ -163,6 +166,33 @@ impl Hub {
             from = chunk.next;
         }
         Ok(())
+    }
+
+    /// Derives the entry of a retained record that is committed at `offset`.
+    pub(crate) async fn retain_appended(
+        &self,
+        id: PartitionId,
+        offset: Offset,
+    ) -> Result<(), PublishError> {
+        let Ok(opened) = self.core.partition(id) else {
+            return Err(PublishError::Transient("not led here any more".to_owned()));
+        };
+        if offset < Offset::ZERO {
+            // A repeat of QoS 2 whose place is no longer known: its entry was derived with it.
+            return Ok(());
+        }
+        let chunk = match self.read_log(id, offset, 1).await {
+            Reading::Chunk(chunk) => chunk,
+            Reading::Retry => {
+                return Err(PublishError::Transient("the log cannot be read".to_owned()));
+            }
+            Reading::Gap(..) | Reading::Gone => return Ok(()),
+        };
+        let entries = self.retained_in(id, opened.epoch(), offset, &chunk);
+        match entries.into_iter().find(|entry| entry.offset == offset) {
+            Some(entry) => self.derive(entry).await,
+            None => Ok(()),
+        }
     }
 
     fn retained_in(
@@ -251,7 +281,11 @@ impl Hub {
         };
         let partition = self.retained.store.partition_of(topic.as_bytes());
         // What remains has expired, and is swept again after the next start.
-        let _ = self.retained.store.append(partition, vec![record]).await;
+        let _ = self
+            .retained
+            .store
+            .append_anywhere(partition, vec![record])
+            .await;
     }
 
     async fn advance_marks(&self) {
@@ -344,9 +378,10 @@ impl Retained {
             key,
             value: Some(encode_mark(at)),
         };
-        self.store
-            .append_durable(index, vec![record])
+        let ticket = self.store.append_anywhere(index, vec![record]).await?;
+        ticket
             .await
             .map(|_| ())
+            .map_err(|error| crate::internal::code_of(&error))
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     caller::Caller,
     mqtt::{
-        ConnectError, ConnectRequest, Connected, Disconnect, Will,
+        ConnectError, ConnectRequest, Connected, Disconnect, PublishError, Will,
         delivery::{Target, partitions_of},
         hub::Hub,
         limits::SESSIONS_MAX,
@@ -45,6 +45,9 @@ impl Hub {
             ..caller.clone()
         };
         loop {
+            if self.core.is_cluster() {
+                self.acquire(&caller).await?;
+            }
             let entry = self.entry(&caller)?;
             let control = entry.control.lock().await;
             // It may have ended while we waited for it.
@@ -224,8 +227,9 @@ impl Hub {
 
     /// Forgets all that is known of an earlier session.
     async fn start_anew(self: &Arc<Self>, entry: &Arc<SessionEntry>) {
-        let keys = {
+        let (keys, claim) = {
             let mut state = entry.state.lock();
+            let claim = state.claim;
             let keys = state
                 .durable
                 .then(|| store::all_keys(&entry.client_id, &state));
@@ -239,10 +243,11 @@ impl Hub {
             for group in groups {
                 self.leave_group(&group, entry, false);
             }
-            keys
+            (keys, claim)
         };
         if let Some(keys) = keys {
-            self.delete_records(&entry.client_id, keys).await;
+            self.delete_records(&entry.client_id, keys, (claim, false))
+                .await;
         }
     }
 
@@ -278,6 +283,8 @@ impl Hub {
                 .await
                 .map(|_| ())
                 .map_err(|_| ConnectError::Unavailable),
+            // It has gone to another node meanwhile.
+            Err(PublishError::Fenced) => Err(ConnectError::Unavailable),
             Err(_) if expiry_s > 0 => Err(ConnectError::Unavailable),
             _ => Ok(()),
         }
@@ -371,7 +378,7 @@ impl Hub {
         (partition, left): (PartitionId, Offset),
         start: StartAt,
     ) {
-        let Ok(opened) = self.core.partition(partition) else {
+        let Ok(opened) = self.core.reader(partition) else {
             return;
         };
         let Ok((position, interest)) = self.follow(topic, partition) else {

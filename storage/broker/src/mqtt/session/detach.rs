@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{SessionEntry, store};
+use super::{SessionEntry, records::Key, store};
 use crate::mqtt::{Disconnect, hub::Hub, timers::TimerKind};
 
 impl Hub {
@@ -160,22 +160,26 @@ impl Hub {
 
     /// The session is over: nothing of it remains. The caller holds `control`; no connection has it.
     pub(super) async fn end_session(self: &Arc<Self>, entry: &Arc<SessionEntry>) {
-        let (keys, will, caller, groups) = {
+        let (keys, claim, will, caller, groups) = {
             let mut state = entry.state.lock();
             if state.gone {
                 return;
             }
             state.gone = true;
             self.timers.cancel(&mut state.timers);
-            let keys = state
-                .durable
-                .then(|| store::all_keys(&entry.client_id, &state));
+            let claim = state.claim;
+            let keys = state.durable.then(|| {
+                let mut keys = store::all_keys(&entry.client_id, &state);
+                let client = &entry.client_id;
+                keys.extend(claim.map(|_| Key::Claim { client }.encode()));
+                keys
+            });
             let subscriptions = std::mem::take(&mut state.subscriptions);
             let groups: Vec<_> = subscriptions
                 .values()
                 .filter_map(|sub| sub.group.clone())
                 .collect();
-            (keys, state.will.take(), state.caller.clone(), groups)
+            (keys, claim, state.will.take(), state.caller.clone(), groups)
         };
         self.sessions
             .remove_if(&entry.client_id, |_, other| Arc::ptr_eq(other, entry));
@@ -186,7 +190,8 @@ impl Hub {
             self.spawn_will(caller, will);
         }
         if let Some(keys) = keys {
-            self.delete_records(&entry.client_id, keys).await;
+            self.delete_records(&entry.client_id, keys, (claim, true))
+                .await;
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use mainstem_log::{Append, AppendError, AppendTicket, Partition, Qos2Id};
+use mainstem_log::{Append, AppendError, Qos2Id};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -21,6 +21,7 @@ use super::{
     records::{Key, encode_intent},
 };
 use crate::{
+    access::{AccessTicket, PartitionAccess},
     internal::KeyValue,
     mqtt::{
         Publish, PublishError, QoS, Refusal,
@@ -54,7 +55,7 @@ enum Ticket {
     /// Nothing was appended, and there is nothing to wait for.
     Nothing,
     /// Appended; acknowledged when durable.
-    Append(AppendTicket, Option<Stored>),
+    Append(AccessTicket, Option<Stored>),
     /// A task sees to it.
     Task(oneshot::Receiver<Result<(), PublishError>>),
     /// Waits for its turn in the lane.
@@ -74,9 +75,9 @@ struct Stored {
 
 /// One QoS 2 publish on its way through the lane.
 pub(super) struct LaneItem {
-    intent: Option<AppendTicket>,
+    intent: Option<AccessTicket>,
     stored: Stored,
-    partition: Partition,
+    partition: PartitionAccess,
     append: Append,
     retained: Option<Candidate>,
     reply: oneshot::Sender<Result<Placed, PublishError>>,
@@ -192,7 +193,7 @@ impl Session {
     /// QoS 0 is never waited for, and is shed when there is no room.
     async fn append_unacked(
         &self,
-        partition: &Partition,
+        partition: &PartitionAccess,
         append: Append,
         candidate: Option<Candidate>,
     ) -> Result<PublishTicket, PublishError> {
@@ -276,7 +277,7 @@ impl Session {
         &self,
         stored: Stored,
         needs_intent: bool,
-        (partition, append, retained): (Partition, Append, Option<Candidate>),
+        (partition, append, retained): (PartitionAccess, Append, Option<Candidate>),
     ) -> Result<PublishTicket, PublishError> {
         if !self.entry.state.lock().is_persistent() {
             let placed = self.hub.place(&partition, append, retained).await?;
@@ -300,7 +301,7 @@ impl Session {
         Ok(PublishTicket(Ticket::Lane(receiver, Some(stored))))
     }
 
-    async fn write_intent(&self, stored: &Stored) -> Result<Option<AppendTicket>, PublishError> {
+    async fn write_intent(&self, stored: &Stored) -> Result<Option<AccessTicket>, PublishError> {
         let key = Key::Intent {
             client: &self.entry.client_id,
             packet_id: stored.packet_id,
@@ -358,7 +359,7 @@ async fn run_lane(hub: Arc<Hub>, mut items: mpsc::Receiver<LaneItem>) {
     }
 }
 
-async fn durable_intent(intent: Option<AppendTicket>, stored: &Stored) -> Result<(), PublishError> {
+async fn durable_intent(intent: Option<AccessTicket>, stored: &Stored) -> Result<(), PublishError> {
     let Some(ticket) = intent else { return Ok(()) };
     ticket.await.map_err(|error| append_error(&error))?;
     stored.update(|known| known.is_intended = true);

@@ -10,12 +10,14 @@
 //! lock comes before the `state` of its members. The subscription trie is never locked inside any
 //! of them but `control`.
 
+mod acquire;
 mod attach;
 mod detach;
 mod flight;
 mod handle;
 mod inbound;
 pub(crate) mod inbox;
+mod owners;
 pub(crate) mod records;
 mod replay;
 mod retained_job;
@@ -35,6 +37,7 @@ use tokio::sync::Notify;
 pub use handle::Session;
 pub use inbound::PublishTicket;
 pub(crate) use inbound::append_error;
+pub(crate) use owners::{Admission, Owners};
 pub(crate) use retained_job::RetainedJob;
 pub(crate) use subscribe::StartAt;
 
@@ -44,7 +47,7 @@ use self::{
     records::{Options, OutboundRecord, SessionRecord},
 };
 use super::{Will, share::ShareGroup, timers::TimerKey};
-use crate::caller::Caller;
+use crate::{access::wire::Claim, caller::Caller};
 
 /// One client's state.
 pub(crate) struct SessionEntry {
@@ -68,6 +71,8 @@ pub(crate) struct State {
     pub(crate) id: [u8; 16],
     /// The owner epoch: one more at each connect.
     pub(crate) epoch: u32,
+    /// By which claim this node owns it; `None` in a cluster of one.
+    pub(crate) claim: Option<Claim>,
     /// It is out of the table of sessions; whoever still holds the entry must look again.
     pub(crate) gone: bool,
     /// Whether a connection has it.
@@ -165,6 +170,7 @@ impl State {
         Self {
             id,
             epoch: 0,
+            claim: None,
             gone: false,
             online: false,
             offline_since_ms: 0,

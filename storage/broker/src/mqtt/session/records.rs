@@ -11,14 +11,18 @@
 //! 3 client             -> outbound: per partition the lowest offset not yet sent, and what is in
 //!                         flight (of QoS 1 possibly stale, of QoS 2 exact)
 //! 4 group/filter       -> a shared subscription's positions
+//! 5 client             -> a claim: who owns the session, and its term (in a cluster)
 //! ```
 
 use bytes::Bytes;
 use mainstem_record::{Offset, PartitionId};
 
-use crate::mqtt::{
-    QoS, Will,
-    codec::{Reader, Writer},
+use crate::{
+    access::wire::{Claim, read_claim, write_claim},
+    mqtt::{
+        QoS, Will,
+        codec::{Reader, Writer},
+    },
 };
 
 /// The format of all values.
@@ -37,6 +41,8 @@ pub(crate) enum Key<'a> {
     Outbound { client: &'a str },
     /// A shared subscription: `{group}/{filter}`.
     Group { name: &'a str },
+    /// Who owns a session.
+    Claim { client: &'a str },
 }
 
 /// A session.
@@ -110,6 +116,7 @@ impl<'a> Key<'a> {
             Self::Intent { client, .. } => (2, client),
             Self::Outbound { client } => (3, client),
             Self::Group { name } => (4, name),
+            Self::Claim { client } => (5, client),
         };
         let mut writer = Writer::new(kind);
         writer.text(name);
@@ -141,6 +148,7 @@ impl<'a> Key<'a> {
             },
             3 => Self::Outbound { client: name },
             4 => Self::Group { name },
+            5 => Self::Claim { client: name },
             _ => return None,
         })
     }
@@ -299,6 +307,17 @@ pub(crate) fn decode_group(bytes: &[u8]) -> Option<Vec<(PartitionId, Offset)>> {
     read_positions(&mut open(bytes)?)
 }
 
+/// The value of [`Key::Claim`].
+pub(crate) fn encode_claim(claim: Claim) -> Bytes {
+    let mut writer = Writer::new(FORMAT);
+    write_claim(&mut writer, claim);
+    writer.finish()
+}
+
+pub(crate) fn decode_claim(bytes: &[u8]) -> Option<Claim> {
+    read_claim(&mut open(bytes)?)
+}
+
 fn open(bytes: &[u8]) -> Option<Reader<'_>> {
     let mut reader = Reader::new(bytes);
     (reader.u8()? == FORMAT).then_some(reader)
@@ -317,7 +336,7 @@ fn read_positions(reader: &mut Reader<'_>) -> Option<Vec<(PartitionId, Offset)>>
 
 #[cfg(test)]
 mod tests {
-    use mainstem_record::{PartitionIndex, TopicId};
+    use mainstem_record::{BrokerId, Incarnation, Member, PartitionIndex, TopicId};
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -420,6 +439,9 @@ mod tests {
             let outbound = OutboundRecord { feeds: starts.clone(), inflight };
             prop_assert_eq!(OutboundRecord::decode(&outbound.encode()), Some(outbound));
             prop_assert_eq!(decode_intent(&encode_intent(sequence)), Some(sequence));
+            let owner = Member::new(BrokerId(3), Incarnation(sequence));
+            let claim = Claim { term: epoch, owner };
+            prop_assert_eq!(decode_claim(&encode_claim(claim)), Some(claim));
             prop_assert_eq!(decode_group(&encode_group(&starts)), Some(starts));
         }
 
@@ -431,6 +453,7 @@ mod tests {
                 Key::Intent { client: &client, packet_id },
                 Key::Outbound { client: &client },
                 Key::Group { name: &client },
+                Key::Claim { client: &client },
             ];
             let mut encoded: Vec<Bytes> = keys.iter().map(Key::encode).collect();
             for (key, bytes) in keys.iter().zip(&encoded) {

@@ -13,10 +13,12 @@ use super::{
     inbound::Inbound,
     inbox::Flight,
     records::{
-        Key, OutboundRecord, SessionRecord, SubscriptionRecord, decode_group, decode_intent,
+        Key, OutboundRecord, SessionRecord, SubscriptionRecord, decode_claim, decode_group,
+        decode_intent,
     },
 };
 use crate::{
+    access::wire::Claim,
     caller::Caller,
     internal::ReplayRecord,
     mqtt::{
@@ -28,16 +30,18 @@ use crate::{
 
 /// What the records say, before it is made sense of.
 #[derive(Default)]
-struct Replayed {
-    sessions: HashMap<String, ReplayedSession>,
-    groups: HashMap<String, Vec<(PartitionId, Offset)>>,
+pub(super) struct Replayed {
+    pub(super) sessions: HashMap<String, ReplayedSession>,
+    pub(super) groups: HashMap<String, Vec<(PartitionId, Offset)>>,
     damaged: usize,
 }
 
-#[derive(Default)]
-struct ReplayedSession {
-    record: Option<SessionRecord>,
-    subscriptions: BTreeMap<String, SubscriptionRecord>,
+/// What the records say of one session.
+#[derive(Default, Clone)]
+pub(super) struct ReplayedSession {
+    pub(super) claim: Option<Claim>,
+    pub(super) record: Option<SessionRecord>,
+    pub(super) subscriptions: BTreeMap<String, SubscriptionRecord>,
     intents: HashMap<u16, u64>,
     outbound: OutboundRecord,
 }
@@ -45,9 +49,15 @@ struct ReplayedSession {
 // === impl Replayed ===
 
 impl Replayed {
-    fn apply(&mut self, record: &ReplayRecord<'_>) {
+    /// The claim, if the record is one, and whose.
+    pub(super) fn apply(&mut self, record: &ReplayRecord<'_>) -> Option<(String, Claim)> {
         if self.try_apply(record.key, record.value).is_none() {
             self.damaged += 1;
+            return None;
+        }
+        match (Key::decode(record.key)?, record.value) {
+            (Key::Claim { client }, Some(value)) => Some((client.to_owned(), decode_claim(value)?)),
+            _ => None,
         }
     }
 
@@ -64,7 +74,8 @@ impl Replayed {
             Key::Session { client }
             | Key::Subscription { client, .. }
             | Key::Intent { client, .. }
-            | Key::Outbound { client } => client,
+            | Key::Outbound { client }
+            | Key::Claim { client } => client,
         };
         if !self.sessions.contains_key(client) {
             self.sessions
@@ -94,9 +105,15 @@ impl Replayed {
                 session.outbound =
                     value.map_or(Some(OutboundRecord::default()), OutboundRecord::decode)?;
             }
+            (Key::Claim { .. }, value) => {
+                session.claim = value
+                    .map(decode_claim)
+                    .map_or(Some(None), |claim| claim.map(Some))?;
+            }
             (Key::Group { .. }, _) => {}
         }
-        let is_gone = session.record.is_none()
+        let is_gone = session.claim.is_none()
+            && session.record.is_none()
             && session.subscriptions.is_empty()
             && session.intents.is_empty()
             && session.outbound == OutboundRecord::default();
@@ -114,7 +131,9 @@ impl Hub {
     pub(crate) async fn replay_sessions(self: &Arc<Self>) {
         let mut replayed = Replayed::default();
         self.store
-            .replay(&mut |record| replayed.apply(&record))
+            .replay(&mut |record| {
+                replayed.apply(&record);
+            })
             .await;
         if replayed.damaged > 0 {
             tracing::error!(
@@ -124,7 +143,7 @@ impl Hub {
         }
         let groups = std::mem::take(&mut replayed.groups);
         for (client, session) in replayed.sessions {
-            self.restore(&client, session, &groups).await;
+            self.restore(&client, session, &groups, true).await;
         }
         // The sessions of a group may be among what could not be read.
         if !self.store.is_whole() {
@@ -139,17 +158,20 @@ impl Hub {
         }
     }
 
-    async fn restore(
+    /// Makes the entry of a session of which the records are known. One that is over ends.
+    pub(super) async fn restore(
         self: &Arc<Self>,
         client: &str,
         session: ReplayedSession,
         groups: &HashMap<String, Vec<(PartitionId, Offset)>>,
+        starts_timers: bool,
     ) {
         let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
         let client_id: Arc<str> = Arc::from(client);
         let caller = Caller::anonymous(unspecified, client);
         let mut state = State::new([0; 16], caller.clone(), self.queue_limits());
         state.durable = true;
+        state.claim = session.claim;
         let now_ms = self.core.env.wall_ms();
         let expiry_s = session.record.as_ref().map_or(0, |record| record.expiry_s);
         let will = session
@@ -197,6 +219,9 @@ impl Hub {
         if is_over {
             let _control = entry.control.lock().await;
             self.end_session(&entry).await;
+            return;
+        }
+        if !starts_timers {
             return;
         }
         let delay_s = will.as_ref().map(|will: &Will| will.delay_s);

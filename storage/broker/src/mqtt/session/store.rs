@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use mainstem_log::AppendTicket;
-
 use super::{
     SessionEntry, State, append_error,
     records::{Key, SubscriptionRecord},
 };
 use crate::{
+    access::{
+        AccessTicket,
+        wire::{Claim, Guard, GuardKind},
+    },
     internal::KeyValue,
     mqtt::{PublishError, hub::Hub},
 };
@@ -25,25 +27,27 @@ impl Hub {
         entry: &SessionEntry,
         epoch: u32,
         build: impl FnOnce(&mut State) -> Vec<KeyValue> + Send,
-    ) -> Result<Option<AppendTicket>, PublishError> {
+    ) -> Result<Option<AccessTicket>, PublishError> {
         let _order = entry.writes.lock().await;
-        let records = {
+        let (records, claim) = {
             let mut state = entry.state.lock();
             if state.epoch != epoch || state.gone {
                 return Err(PublishError::Fenced);
             }
             let records = build(&mut state);
             state.durable |= !records.is_empty();
-            records
+            (records, state.claim)
         };
         if records.is_empty() {
             return Ok(None);
         }
-        let partition = self.store.partition_of(entry.client_id.as_bytes());
-        let ticket = self.store.append(partition, records).await;
-        ticket
-            .map(Some)
-            .map_err(|code| PublishError::Transient(code.to_string()))
+        let guard = Guard {
+            client: entry.client_id.to_string(),
+            claim,
+            kind: GuardKind::Present,
+        };
+        let ticket = self.append_owned(guard, &records).await;
+        ticket.map(Some).map_err(|error| append_error(&error))
     }
 
     /// As [`Hub::write`], and waits until it is durable.
@@ -85,8 +89,13 @@ impl Hub {
     }
 
     /// Forgets all records of a session. The caller holds `control` and has set `gone`.
-    pub(crate) async fn delete_records(&self, client: &Arc<str>, keys: Vec<bytes::Bytes>) {
-        let partition = self.store.partition_of(client.as_bytes());
+    /// With `claim` the session ends for good, and the claim with the last record.
+    pub(super) async fn delete_records(
+        &self,
+        client: &Arc<str>,
+        keys: Vec<bytes::Bytes>,
+        (claim, is_last): (Option<Claim>, bool),
+    ) {
         let mut records = Vec::new();
         let mut bytes = 0;
         let mut keys = keys.into_iter().peekable();
@@ -95,13 +104,20 @@ impl Hub {
             records.push(KeyValue { key, value: None });
             if bytes >= DELETE_BYTES || keys.peek().is_none() {
                 bytes = 0;
-                let append = self
-                    .store
-                    .append(partition, std::mem::take(&mut records))
-                    .await;
+                let kind = match is_last && keys.peek().is_none() {
+                    true => GuardKind::Last,
+                    false => GuardKind::Present,
+                };
+                let guard = Guard {
+                    client: client.to_string(),
+                    claim,
+                    kind,
+                };
+                let batch = std::mem::take(&mut records);
+                let append = self.append_owned(guard, &batch);
                 // Not waited for: what survives a crash now is deleted at the next start.
-                if let Err(code) = append {
-                    tracing::warn!(%code, "records of a session not deleted");
+                if let Err(error) = append.await {
+                    tracing::warn!(%error, "records of a session not deleted");
                     return;
                 }
             }

@@ -11,6 +11,7 @@ use super::{
     store,
 };
 use crate::{
+    error_code::ErrorCode,
     internal::KeyValue,
     mqtt::{
         PublishError, QoS, SubscribeFilter,
@@ -49,7 +50,7 @@ impl Hub {
         let mut answers = Vec::with_capacity(filters.len());
         let mut added = Vec::new();
         for filter in filters {
-            match self.add_subscription(entry, &image, &filter) {
+            match self.add_subscription(entry, &image, &filter).await? {
                 Ok((subscription, is_new)) => {
                     answers.push(Ok(filter.qos));
                     let wanted = match filter.retain_handling {
@@ -110,36 +111,41 @@ impl Hub {
 
     /// Puts a subscription into the session's state; a filter that is there is replaced without an
     /// interruption of its flow.
-    fn add_subscription(
+    async fn add_subscription(
         self: &Arc<Self>,
         entry: &SessionEntry,
         image: &Image,
         asked: &SubscribeFilter,
-    ) -> Result<(Arc<Subscription>, bool), u8> {
+    ) -> Result<Result<(Arc<Subscription>, bool), u8>, PublishError> {
         let config = &self.core.config.mqtt;
-        let parsed = topic::parse_filter(&asked.filter).ok_or(TOPIC_FILTER_INVALID)?;
+        let Some(parsed) = topic::parse_filter(&asked.filter) else {
+            return Ok(Err(TOPIC_FILTER_INVALID));
+        };
         let (plain, group) = match parsed {
             ParsedFilter::Plain(filter) => (filter, None),
             ParsedFilter::Shared { group, filter } => (filter, Some(group)),
         };
         if topic::level_count(plain) > config.topic_levels_max {
-            return Err(TOPIC_FILTER_INVALID);
+            return Ok(Err(TOPIC_FILTER_INVALID));
         }
         let former = {
             let state = entry.state.lock();
             let former = state.subscriptions.get(asked.filter.as_str()).cloned();
             if former.is_none() && state.subscriptions.len() >= config.subscriptions_per_client_max
             {
-                return Err(QUOTA_EXCEEDED);
+                return Ok(Err(QUOTA_EXCEEDED));
             }
             former
         };
         let starts = match &former {
             Some(former) => former.starts.clone(),
-            None => self.starts(image, plain),
+            None => self.starts(image, plain).await?,
         };
         let group = match group {
-            Some(group) => Some(self.group(group, plain, &starts).ok_or(QUOTA_EXCEEDED)?),
+            Some(group) => match self.group(group, plain, &starts) {
+                Some(group) => Some(group),
+                None => return Ok(Err(QUOTA_EXCEEDED)),
+            },
             None => None,
         };
         let subscription = Arc::new(Subscription {
@@ -163,23 +169,37 @@ impl Hub {
         if former.is_none() {
             self.metrics.subscriptions.inc();
         }
-        Ok((subscription, former.is_none()))
+        Ok(Ok((subscription, former.is_none())))
     }
 
     /// The present ends of the partitions that a filter may match, exposed or not: what is below is
     /// not part of a subscription that is made now.
-    fn starts(&self, image: &Image, filter: &str) -> Arc<[(PartitionId, Offset)]> {
+    /// Where this node follows a leader, its own knowledge of the end counts: nothing can come in
+    /// below it later, and it is not above the leader's.
+    async fn starts(
+        &self,
+        image: &Image,
+        filter: &str,
+    ) -> Result<Arc<[(PartitionId, Offset)]>, PublishError> {
         let mut starts: BTreeMap<PartitionId, Offset> = BTreeMap::new();
         let relevant =
             |topic: &&Arc<Topic>| !topic.internal && self.is_relevant(image, filter, topic);
         for topic in image.topics_by_id.values().filter(relevant) {
             for id in partitions_of(topic) {
-                if let Ok(partition) = self.core.partition(id) {
-                    starts.insert(id, partition.ends().committed_end);
+                match self.core.reader_when_open(id).await {
+                    Ok(partition) => {
+                        starts.insert(id, partition.ends().committed_end);
+                    }
+                    // A partition whose end is not known would be taken for one that is made later,
+                    // and be given from its beginning.
+                    Err(code @ ErrorCode::LeaderNotAvailable) => {
+                        return Err(PublishError::Transient(code.to_string()));
+                    }
+                    Err(_) => {}
                 }
             }
         }
-        starts.into_iter().collect()
+        Ok(starts.into_iter().collect())
     }
 
     /// First the trie, then the feeds: see `Position::begin`.

@@ -153,7 +153,7 @@ impl Hub {
             return;
         }
         for partition in partitions_of(topic) {
-            let Ok(opened) = self.core.partition(partition) else {
+            let Ok(opened) = self.core.reader(partition) else {
                 continue;
             };
             let ends = opened.ends();
@@ -213,7 +213,8 @@ impl Hub {
             };
             let partition = self.store.partition_of(group.name.as_bytes());
             // Not waited for: a lost checkpoint repeats, it loses nothing.
-            if self.store.append(partition, vec![record]).await.is_err() {
+            let append = self.store.append_anywhere(partition, vec![record]);
+            if append.await.is_err() {
                 group.is_dirty.store(true, Ordering::Relaxed);
             }
         }
@@ -226,6 +227,6 @@ impl Hub {
         };
         let partition = self.store.partition_of(name.as_bytes());
         // What remains is deleted at the next start.
-        let _ = self.store.append(partition, vec![record]).await;
+        let _ = self.store.append_anywhere(partition, vec![record]).await;
     }
 }
