@@ -28,6 +28,11 @@ use mainstem_metadata::apply::UNCLEAN_GAP;
 
 use crate::node::Door;
 
+/// Kafka's code.
+const OFFSET_OUT_OF_RANGE: i16 = 1;
+/// No partition loses records more often.
+const LOSSES_MAX: i64 = 64;
+
 /// There is no error.
 pub(crate) const NONE: i16 = 0;
 /// The topic is there already.
@@ -306,6 +311,19 @@ impl Kafka {
         let mut next = 0;
         loop {
             let fetched = self.fetch(topic, next).await?;
+            // Where an unclean recovery has found nothing the log begins behind the hole.
+            if fetched
+                .as_ref()
+                .is_err_and(|error| *error == OFFSET_OUT_OF_RANGE)
+                && next % UNCLEAN_GAP == 0
+            {
+                next += UNCLEAN_GAP;
+                assert!(
+                    next / UNCLEAN_GAP <= LOSSES_MAX,
+                    "{topic}: the log does not begin"
+                );
+                continue;
+            }
             let (records, end) = fetched.expect("a readable partition");
             assert!(next <= end, "{topic}: the log ends at {end}, before {next}");
             let before = next;

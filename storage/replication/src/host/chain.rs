@@ -2,7 +2,7 @@
 //! others', and the ones that come after them (R33).
 
 use mainstem_log::{PartitionError, Role, SegmentInfo, SegmentSpec};
-use mainstem_metadata::{Image, PartitionRecord, SegmentCopy, SegmentRecord};
+use mainstem_metadata::{Image, PartitionRecord, SegmentCopy, SegmentRecord, apply::UNCLEAN_GAP};
 use mainstem_record::{Offset, SegmentId};
 
 use super::{Host, Hosted, reconcile::NotInLine, spec};
@@ -63,8 +63,9 @@ impl Host {
         let mut next_spec = spec::segment_spec(next, holds_next);
         next_spec.end = None;
         let ended = Ended {
-            // An empty one leaves no record; nor does one that was deleted or compacted since.
-            end: sealed.and_then(|sealed| sealed.end).unwrap_or(next.base),
+            end: sealed
+                .and_then(|sealed| sealed.end)
+                .unwrap_or_else(|| end_without_record(hosted, last, next)),
             lossy: sealed.is_some_and(|sealed| sealed.lossy),
             digest: sealed.and_then(|sealed| sealed.digest),
         };
@@ -199,6 +200,26 @@ impl Host {
     fn is_recruited_to(&self, id: mainstem_record::PartitionId, segment: SegmentId) -> bool {
         self.inner.recruited.lock().get(&id) == Some(&segment)
     }
+}
+
+/// Where a segment ended that the chain has no record of: an empty one leaves none, nor does one that
+/// was deleted or compacted since.
+fn end_without_record(hosted: &Hosted, last: &SegmentInfo, next: &SegmentRecord) -> Offset {
+    let is_alone = {
+        let state = hosted.state.lock();
+        let replica = state.replica.as_ref();
+        let replica = replica.filter(|replica| replica.segment().id == last.id);
+        replica.is_some_and(|replica| replica.segment().replicas.len() == 1)
+    };
+    if is_alone {
+        // Nobody else has more of it, whatever the next one begins with.
+        return hosted.log().ends().log_end.min(next.base);
+    }
+    // R37: empty, and followed by a hole.
+    if next.base == last.base.plus(UNCLEAN_GAP) {
+        return last.base;
+    }
+    next.base
 }
 
 /// What a log that ends at `log_end` has to do for a seal at `end`.
