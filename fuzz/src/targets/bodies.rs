@@ -8,10 +8,10 @@ use mainstem_record::{
 use mainstem_replication::{
     machine::{FenceAnswer, leader::FollowRefusal},
     wire::{
-        AckOf, AppendOf, CopyHello, CopyOrder, CopyPart, DigestOf, DigestQuestion, ExposedOf,
-        FenceOrder, Fenced, FollowOf, FollowerHello, FollowerSays, Heartbeat, HeartbeatAnswer,
-        LeaderSays, MemoryOf, RefusedOf, RollOrder, SealAnswer, SealQuestion, Session, Suspect,
-        TailAnswer, TailQuestion, Unfenced, WantOf, WireError,
+        AckOf, AppendOf, Asked, CopyAnswer, CopyOrder, CopyQuestion, DigestOf, DigestQuestion,
+        ExposedOf, FenceOrder, Fenced, FollowOf, FollowerHello, FollowerSays, Heartbeat,
+        HeartbeatAnswer, LeaderSays, MemoryOf, RefusedOf, RollOrder, SealAnswer, SealQuestion,
+        Session, Suspect, Unfenced, WantOf, WireError,
     },
 };
 use uuid::Uuid;
@@ -33,7 +33,7 @@ pub(super) const BODIES: Target = Target {
 type Again = fn(Bytes) -> Result<Bytes, WireError>;
 
 /// All that is read, by the first byte of an input.
-const KINDS: [(&str, Again); 11] = [
+const KINDS: [(&str, Again); 9] = [
     ("heartbeat", |body| {
         Heartbeat::decode(body).map(|it| it.encode())
     }),
@@ -55,17 +55,11 @@ const KINDS: [(&str, Again); 11] = [
     ("leader", |body| {
         LeaderSays::decode(body).map(|it| it.encode())
     }),
-    ("tail-question", |body| {
-        TailQuestion::decode(body).map(|it| it.encode())
+    ("copy-question", |body| {
+        CopyQuestion::decode(body).map(|it| it.encode())
     }),
-    ("tail-answer", |body| {
-        TailAnswer::decode(body).map(|it| TailAnswer::encode(it.leo, &[it.batches]))
-    }),
-    ("copy-hello", |body| {
-        CopyHello::decode(body).map(|it| it.encode())
-    }),
-    ("copy-part", |body| {
-        CopyPart::decode(body).map(|it| it.encode())
+    ("copy-answer", |body| {
+        CopyAnswer::decode(body).map(|it| it.encode())
     }),
 ];
 
@@ -112,29 +106,22 @@ fn seeds() -> Vec<Vec<u8>> {
         interval_ms: 500,
         rolls: vec![RollOrder { partition, segment }],
     };
-    let hello_of_copy = CopyHello {
-        partition,
-        segment,
-        position: 4,
-        digest: 5,
-    };
     let alone = [
         (1, answer.encode()),
         (4, hello.encode()),
         (
             8,
-            TailAnswer::encode(offset, &[Bytes::from_static(b"batches")]),
+            CopyAnswer::encode_batches(offset, &[Bytes::from_static(b"batches")]),
         ),
-        (9, hello_of_copy.encode()),
-        (10, CopyPart::Head { bytes: 100 }.encode()),
         (
-            10,
-            CopyPart::Part {
-                position: 7,
+            8,
+            CopyAnswer::Part {
+                total: 7,
                 bytes: Bytes::from_static(b"part"),
             }
             .encode(),
         ),
+        (8, CopyAnswer::Chunk(Bytes::from_static(b"chunk")).encode()),
     ];
     let many = all
         .into_iter()
@@ -273,12 +260,24 @@ fn leader(segment: SegmentId) -> Vec<Bytes> {
 }
 
 fn copies(from: Member, partition: PartitionId, segment: SegmentId) -> Vec<Bytes> {
-    let question = TailQuestion {
+    let asked = [
+        Asked::Tail {
+            from,
+            at: Offset(3),
+            bytes_max: 1 << 20,
+        },
+        Asked::Memory { position: 4 },
+        Asked::Facts { position: 5 },
+        Asked::Chunk { number: 6 },
+        Asked::Batches {
+            from: Offset(3),
+            bytes_max: 1 << 20,
+        },
+    ];
+    let question = |asked| CopyQuestion {
         partition,
         segment,
-        from,
-        at: Offset(3),
-        bytes_max: 1 << 20,
+        asked,
     };
-    vec![question.encode()]
+    asked.map(|asked| question(asked).encode()).to_vec()
 }

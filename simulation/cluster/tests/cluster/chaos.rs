@@ -196,7 +196,7 @@ fn run(seed: u64, faults: Duration, keep: bool) -> (Report, String, (u64, u64)) 
             jitter: Duration::from_millis(2),
             loss_per_10_000: 10,
         });
-        let count = if seed % 2 == 0 { 3 } else { 5 };
+        let count = if seed.is_multiple_of(2) { 3 } else { 5 };
         let quorum = RefCell::new(Quorum::new(&world, count));
         let history = RefCell::new(History::default());
         let hosts = quorum.borrow().hosts();
@@ -210,10 +210,12 @@ fn run(seed: u64, faults: Duration, keep: bool) -> (Report, String, (u64, u64)) 
             watch(&quorum, &history, ends),
             all(asking),
         );
-        let level = || quorum.borrow().is_level().then_some(());
-        quorum.borrow().until("all level", HEALS, level).await;
+        // Nobody else has it any more.
+        let quorum = quorum.into_inner();
+        let level = || quorum.is_level().then_some(());
+        quorum.until("all level", HEALS, level).await;
         let mut history = history.into_inner();
-        for (host, life, metadata) in quorum.borrow().living() {
+        for (host, life, metadata) in quorum.living() {
             history.look(host, life, &metadata);
         }
         history.check();

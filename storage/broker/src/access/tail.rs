@@ -40,7 +40,14 @@ pub(super) struct Tails {
 pub(super) struct Tail {
     id: PartitionId,
     state: Mutex<State>,
-    subscribers: Mutex<(u64, Vec<(u64, Arc<Notify>)>)>,
+    subscribers: Mutex<Subscribers>,
+}
+
+/// Who is woken.
+#[derive(Default)]
+struct Subscribers {
+    last_number: u64,
+    list: Vec<(u64, Arc<Notify>)>,
 }
 
 /// Wakes a reader of a tail until it is dropped.
@@ -232,9 +239,9 @@ impl Tail {
 
     pub(super) fn subscribe(self: &Arc<Self>, notify: &Arc<Notify>) -> TailSubscription {
         let mut subscribers = self.subscribers.lock();
-        subscribers.0 += 1;
-        let number = subscribers.0;
-        subscribers.1.push((number, notify.clone()));
+        subscribers.last_number += 1;
+        let number = subscribers.last_number;
+        subscribers.list.push((number, notify.clone()));
         TailSubscription {
             tail: self.clone(),
             number,
@@ -267,7 +274,7 @@ impl Tail {
             }
             *ends = Some(told);
         }
-        for (_, notify) in &self.subscribers.lock().1 {
+        for (_, notify) in &self.subscribers.lock().list {
             notify.notify_one();
         }
     }
@@ -276,6 +283,8 @@ impl Tail {
 impl Drop for TailSubscription {
     fn drop(&mut self) {
         let mut subscribers = self.tail.subscribers.lock();
-        subscribers.1.retain(|(number, _)| *number != self.number);
+        subscribers
+            .list
+            .retain(|(number, _)| *number != self.number);
     }
 }

@@ -170,7 +170,8 @@ impl Host {
         let mut changes = self.changes();
         let settle = async {
             let host = self.clone();
-            let in_line = ids.to_vec().into_iter().map(move |id| {
+            let all = ids.to_vec();
+            let in_line = all.into_iter().map(move |id| {
                 let host = host.clone();
                 async move {
                     if host.bring_in_line(id).await.is_err() {
