@@ -100,7 +100,8 @@ async fn who_waits_for_a_rebalance_is_sent_to_the_new_coordinator() {
     });
     let waiting = {
         let groups = groups.clone();
-        tokio::spawn(async move { groups.join(&caller(), join_request(HERE, "")).await })
+        let join = async move { groups.join(&caller(), join_request(HERE, "")).await };
+        mainstem_env::Env::real().start("join", join)
     };
     settle().await;
     assert_eq!(groups.count(), 1);

@@ -122,7 +122,7 @@ impl Cluster {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publish_reaches_subscribers_wherever_all_three_are() {
-    let cluster = Cluster::start().await;
+    let cluster = Box::pin(Cluster::start()).await;
     for (topic, leader) in [("one", 1), ("two", 2), ("three", 3)] {
         cluster.topic(topic, leader).await;
         for publisher in 1..=3 {
@@ -144,7 +144,7 @@ async fn publish_reaches_subscribers_wherever_all_three_are() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn session_goes_with_its_client_from_node_to_node() {
-    let cluster = Cluster::start().await;
+    let cluster = Box::pin(Cluster::start()).await;
     cluster.topic("t", 2).await;
     let publisher = cluster.connect(2, "p", 0).await.session;
     let first = cluster.connect(1, "s", 600).await;
@@ -192,7 +192,7 @@ async fn session_goes_with_its_client_from_node_to_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exact_publish_is_stored_once_though_its_client_changes_nodes() {
-    let cluster = Cluster::start().await;
+    let cluster = Box::pin(Cluster::start()).await;
     cluster.topic("t", 3).await;
     let subscriber = cluster.connect(3, "s", 600).await.session;
     subscribe(&subscriber, "t/#", QoS::ExactlyOnce).await;
