@@ -264,6 +264,7 @@ impl Inner {
         let refusing: Vec<_> = self.suspects.lock().refusing().collect();
         let ticked = self.with_term(|term, now| {
             term.image(&image, now);
+            term.lives(self.parties.me, now);
             term.suspect(refusing.into_iter(), now);
             let mut known = Known {
                 fresh: &mut || SegmentId(Uuid::from_bytes(self.env.random_uuid())),

@@ -147,6 +147,12 @@ impl Term {
         }
     }
 
+    /// The broker of this node lives while its controller does, which is the same process: a late
+    /// heartbeat says only that the node was busy.
+    pub(crate) fn lives(&mut self, me: Member, now: Duration) {
+        self.liveness.heartbeat(me, now);
+    }
+
     /// A broker says that it lives, and whom it cannot reach.
     pub(crate) fn heartbeat(&mut self, heartbeat: &Heartbeat, now: Duration) -> HeartbeatAnswer {
         let member = heartbeat.member;
