@@ -42,10 +42,12 @@ impl Host {
     /// controller seals.
     fn give_up_leading(&self, hosted: &Hosted) {
         let id = hosted.id();
-        tracing::warn!(partition = %id, "a planned seal takes too long; the controller is asked");
         let seal = {
             let mut state = hosted.state.lock();
-            let seal = state.replica.as_ref().map(|replica| BeginSeal {
+            let replica = state.replica.as_ref();
+            // Nobody else has anything of it: what waits is no better off for being refused.
+            let replica = replica.filter(|replica| replica.segment().replicas.len() > 1);
+            let seal = replica.map(|replica| BeginSeal {
                 partition: id,
                 segment: replica.segment().id,
                 version: replica.segment().version,
@@ -53,6 +55,7 @@ impl Host {
             state.gave_up = seal.as_ref().map(|seal| seal.segment);
             seal
         };
+        tracing::warn!(partition = %id, asks = seal.is_some(), "a planned seal takes too long");
         if let Some(seal) = seal {
             self.inner.proposals.begin_seal(seal);
         }

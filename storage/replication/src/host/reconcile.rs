@@ -164,7 +164,13 @@ impl Host {
         let done = self.take_record(&hosted, &image, record).await;
         match &done {
             Ok(()) => self.forget_if_in_line(&hosted),
-            Err(NotInLine::Log(error)) => self.mark_failed(id, error.to_string()),
+            Err(NotInLine::Log(error)) => {
+                let reason = error.to_string();
+                if self.failure(id).as_ref() != Some(&reason) {
+                    tracing::warn!(partition = %id, %error, "partition not in line; tried again");
+                }
+                self.mark_failed(id, reason);
+            }
             Err(NotInLine::NoMemory) => {}
         }
         done
