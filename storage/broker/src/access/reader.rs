@@ -245,7 +245,9 @@ impl Reader {
         let Some(here) = &self.here else {
             return self.core.read_away(self.id, read).await;
         };
-        let is_here = self.tail.is_none() || read.from < here.ends().committed_end;
+        // A replica may not know yet what its leader has acknowledged and another node has seen.
+        let is_known = read.from < here.ends().committed_end;
+        let is_here = is_known || self.core.access().is_none() || self.core.leads(self.id);
         let result = match is_here {
             true => here.read(read).await,
             false => return self.core.read_away(self.id, read).await,

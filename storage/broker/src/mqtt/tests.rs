@@ -223,7 +223,7 @@ async fn take(session: &Session, count: usize) -> Vec<Delivery> {
             taken.push(delivery);
         }
     }
-    assert_eq!(taken.len(), count);
+    assert_eq!(taken.len(), count, "{:?}", texts(&taken));
     taken
 }
 

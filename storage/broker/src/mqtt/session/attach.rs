@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mainstem_log::Ends;
 use mainstem_record::{Offset, PartitionId};
 
 use super::{
@@ -386,8 +387,7 @@ impl Hub {
         };
         let ends = opened.ends();
         let mode = match start {
-            // Above the end only if unsynced records were lost with the machine's power.
-            StartAt::Left => Mode::Behind(left.min(ends.log_end)),
+            StartAt::Left => Mode::Behind(self.left_off(left, &ends)),
             StartAt::End => Mode::Live(ends.committed_end),
         };
         let feed = Feed {
@@ -400,6 +400,19 @@ impl Hub {
         if state.online {
             state.cursors.remove(&partition);
             state.inbox.add_feed(partition, feed);
+        }
+    }
+}
+
+impl Hub {
+    /// Where a feed goes on that was left at `left`.
+    pub(crate) fn left_off(&self, left: Offset, ends: &Ends) -> Offset {
+        match self.core.access() {
+            // Above the end only if unsynced records were lost with the machine's power.
+            None => left.min(ends.log_end),
+            // Or because another node, which the session comes from, knew of more records: they
+            // must not be given a second time.
+            Some(_) => left,
         }
     }
 }

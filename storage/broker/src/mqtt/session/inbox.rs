@@ -171,6 +171,7 @@ impl Inbox {
                 return pushed;
             }
         };
+        let mut passed = from;
         for delivery in deliveries.drain(..) {
             let offset = delivery.token.offset;
             if offset < from {
@@ -184,8 +185,14 @@ impl Inbox {
             } else {
                 self.set_mode(partition, Mode::Behind(offset));
                 pushed.wake = true;
-                break;
+                return pushed;
             }
+            passed = offset.next();
+        }
+        // The follower says that it has passed them a little later. Until then a position below one
+        // of them could be written together with its flight, and it would come a second time.
+        if let Some(feed) = self.feeds.get_mut(&partition) {
+            feed.mode = Mode::Live(passed);
         }
         pushed
     }

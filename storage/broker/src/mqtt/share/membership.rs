@@ -172,7 +172,7 @@ impl Hub {
                 .or_else(|| group.start(partition))
                 .unwrap_or(Offset::ZERO);
             let mode = match start {
-                StartAt::Left => Mode::Behind(left.min(ends.log_end)),
+                StartAt::Left => Mode::Behind(self.left_off(left, &ends)),
                 StartAt::End => Mode::Live(ends.committed_end),
             };
             let online_from = ends.committed_end;
