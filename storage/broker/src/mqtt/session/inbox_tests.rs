@@ -363,3 +363,23 @@ fn what_is_not_sent_before_the_next_call_is_let_go() {
     world.inbox.forget_handed();
     assert_eq!(world.inbox.positions()[0].1, Offset(3));
 }
+
+/// The follower has pushed a record and not yet said that it has passed it.
+#[test]
+fn what_is_in_flight_is_above_no_position_while_the_follower_is_at_it() {
+    let mut inbox = Inbox::new(LIMITS);
+    let position = Arc::new(Position::new(Offset(0)));
+    let feed = Feed {
+        mode: Mode::Live(Offset(0)),
+        position: position.clone(),
+        online_from: Offset(0),
+        _interest: None,
+    };
+    inbox.add_feed(partition(), feed);
+    position.begin(Offset(3));
+    inbox.push_live(partition(), &mut vec![delivery(2)]);
+    let (taken, _) = inbox.take(10, 0);
+    inbox.sent(1, &taken[0]);
+    assert_eq!(inbox.inflight_count(), 1);
+    assert_eq!(inbox.positions(), [(partition(), Offset(3))]);
+}
