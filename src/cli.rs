@@ -36,7 +36,11 @@ pub(crate) enum LogCommand {
     /// stored, with the file, the byte position and the offsets. `unreadable`: the file system
     /// does not let us look. `note`: as it must be after a crash, or on a node that runs; a torn
     /// tail above the synced point is one, since the next start cuts it off. What a killed node
-    /// leaves is no damage.
+    /// leaves is no damage. Offsets that no segment has, between two that are there, are damage,
+    /// and so is a segment that is missing although it is known to be synced.
+    ///
+    /// The metadata is not read: that the oldest segments of a partition are gone cannot be told
+    /// from retention, nor a whole partition from a deleted topic.
     ///
     /// Exit codes: 0 nothing is damaged, 1 something could not be read, 2 a wrong command line,
     /// 3 damage.

@@ -202,6 +202,14 @@ pub enum LogError {
         /// What is not there.
         missing: PathBuf,
     },
+    /// What was to be looked at is no log.
+    #[error("no log in {dir}: {missing} is missing")]
+    NoLog {
+        /// The directory.
+        dir: PathBuf,
+        /// The file that every log has.
+        missing: PathBuf,
+    },
     /// The file that tells the format of the log cannot be used. Nothing was changed.
     #[error("{path}: {damage}")]
     Format {

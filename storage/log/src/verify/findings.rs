@@ -90,6 +90,14 @@ pub enum Problem {
     /// A file with batches is not there though others say that it must be.
     #[error("the segment file is missing")]
     MissingSegment,
+    /// A segment that was synced is not there, and no later one either.
+    #[error("the file of segment {segment}, synced up to offset {end}, is missing")]
+    MissingSynced {
+        /// The segment.
+        segment: SegmentId,
+        /// The offset after the last one that was synced.
+        end: Offset,
+    },
     /// The file of synced points cannot be used.
     #[error("the checkpoint is damaged")]
     Checkpoint,
@@ -129,8 +137,9 @@ pub enum Problem {
         /// How many.
         bytes: u64,
     },
-    /// A segment that is not the last one has no index file: the next start makes it again.
-    #[error("no index file; the next start makes it again")]
+    /// A segment that is not the last one has no index file: the next start makes it again if its
+    /// batches are whole.
+    #[error("no index file; the next start makes it again if the batches are whole")]
     NoIndex,
     /// What an interrupted operation has left: the next start removes it.
     #[error("left by an interrupted operation")]
@@ -149,8 +158,13 @@ pub enum Problem {
         other: SegmentId,
     },
     /// Offsets between two segments that no segment has.
-    #[error("no segment has these offsets")]
-    Hole,
+    #[error("no segment has these offsets, between {before} and {after}")]
+    Hole {
+        /// The name of the file before them.
+        before: String,
+        /// The name of the file behind them.
+        after: String,
+    },
 }
 
 /// What was looked at, and how much was found.
@@ -191,6 +205,8 @@ impl Problem {
             | Self::IndexTimes { .. }
             | Self::Producer { .. }
             | Self::MissingSegment
+            | Self::MissingSynced { .. }
+            | Self::Hole { .. }
             | Self::Checkpoint
             | Self::Journal { .. }
             | Self::Format { .. } => Severity::Damage,
@@ -202,8 +218,7 @@ impl Problem {
             | Self::Leftover
             | Self::UnknownFile
             | Self::Vanished
-            | Self::Overlap { .. }
-            | Self::Hole => Severity::Note,
+            | Self::Overlap { .. } => Severity::Note,
         }
     }
 

@@ -5,10 +5,13 @@
 //! or vanish meanwhile are expected. Every byte is taken for hostile. What a killed node leaves is
 //! no damage: bytes above the synced point are a torn tail, which its next start cuts off.
 //!
-//! What cannot be told from these files alone is which partitions and segments the metadata knows.
+//! What cannot be told from these files alone is which partitions and segments the metadata knows: a
+//! hole between two segments shows, and that a segment is missing which something says was synced,
+//! but not that the first segments of a partition are gone, or a whole partition.
 //!
 //! Everything here blocks.
 
+mod chain;
 mod compare;
 mod dump;
 mod findings;
@@ -24,8 +27,8 @@ use std::{
 };
 
 use mainstem_env::Fs;
-use mainstem_record::{Offset, SegmentId};
 
+use chain::Link;
 pub use dump::{DumpOptions, Item, Value, dump};
 pub use findings::{Finding, Problem, Severity, Summary};
 use layout::{Listing, PartitionDir, SegmentFiles};
@@ -52,7 +55,7 @@ struct Checker<'a> {
 /// findings never end the check.
 ///
 /// # Errors
-/// [`LogError::Lost`] if there is no log, [`LogError::Io`] if its directory cannot be listed.
+/// [`LogError::NoLog`] if there is no log, [`LogError::Io`] if its directory cannot be listed.
 pub fn verify(
     fs: &dyn Fs,
     dir: &Path,
@@ -76,7 +79,7 @@ fn open_dir(fs: &dyn Fs, dir: &Path) -> Result<PathBuf, LogError> {
     if fs.exists(&format).map_err(LogError::io(&format))? {
         Ok(log)
     } else {
-        Err(LogError::Lost {
+        Err(LogError::NoLog {
             dir: log,
             missing: format,
         })
@@ -157,45 +160,41 @@ impl Checker<'_> {
             self.other(path);
         }
         let last = segments.iter().rev().find(|files| files.log).copied();
-        let mut previous: Option<(SegmentId, Offset)> = None;
+        let mut links = Vec::with_capacity(segments.len());
         for files in &segments {
+            let mut link = Link {
+                files: *files,
+                end: None,
+                torn: None,
+            };
             if !files.log {
-                self.without_batches(&partition.path, files, synced);
-                continue;
-            }
-            let path = segment::log_path(&partition.path, files);
-            if let Some((other, end)) = previous {
-                if end > files.base {
-                    self.found(Finding::new(&path, Problem::Overlap { other }).of(files.base, end));
-                } else if end < files.base {
-                    self.found(Finding::new(&path, Problem::Hole).of(end, files.base));
+                // What only a recovery point tells of is judged with the others.
+                if files.index {
+                    self.without_batches(&partition.path, files);
+                    links.push(link);
                 }
+                continue;
             }
             let point = synced.filter(|point| point.segment == files.id);
-            let Some(checked) = self.segment(partition, files, point) else {
-                continue;
-            };
-            if !checked.is_sealed && last != Some(*files) {
-                self.found(Finding::new(&path, Problem::NoIndex));
+            if let Some(checked) = self.segment(partition, files, point) {
+                if !checked.is_sealed && last != Some(*files) {
+                    let path = segment::log_path(&partition.path, files);
+                    self.found(Finding::new(path, Problem::NoIndex));
+                }
+                link.end = Some(checked.end);
+                link.torn = checked.torn;
             }
-            if previous.is_none_or(|(_, end)| checked.end > end) {
-                previous = Some((files.id, checked.end));
-            }
+            links.push(link);
         }
+        self.chain(partition, segments, (links, synced));
     }
 
-    /// An index file or a synced point whose batches are not there.
-    fn without_batches(
-        &mut self,
-        dir: &Path,
-        files: &SegmentFiles,
-        synced: Option<checkpoint::SyncedPoint>,
-    ) {
+    /// An index file whose batches are not there.
+    fn without_batches(&mut self, dir: &Path, files: &SegmentFiles) {
         let path = segment::log_path(dir, files);
-        let is_synced = synced.is_some_and(|point| point.segment == files.id && point.position > 0);
         // The file with the batches goes first, so this may be a removal under way.
         let still_there = self.fs.exists(&path.with_extension(paths::INDEX));
-        if is_synced || (files.index && still_there.unwrap_or(false)) {
+        if still_there.unwrap_or(false) {
             self.found(Finding::new(path, Problem::MissingSegment));
         } else {
             self.found(Finding::new(path, Problem::Vanished));

@@ -29,6 +29,16 @@ pub(super) struct Checked {
     /// The offset after its last record.
     pub(super) end: Offset,
     pub(super) is_sealed: bool,
+    /// Where its batches stop, if only they tell where it ends and there are bytes behind that.
+    pub(super) torn: Option<Torn>,
+}
+
+/// Bytes above the synced point that are no whole batch: a torn tail if no segment follows.
+pub(super) struct Torn {
+    pub(super) position: u64,
+    pub(super) bytes: u64,
+    /// Why the first of them are no batch.
+    pub(super) reason: String,
 }
 
 /// Reads and decodes an index file or a snapshot.
@@ -91,7 +101,7 @@ impl Checker<'_> {
             }
         };
         match checked {
-            Ok((end, is_sealed)) => Some(Checked { end, is_sealed }),
+            Ok(checked) => Some(checked),
             Err(error) => {
                 self.found(Finding::new(path, Problem::io(&error)));
                 None
@@ -150,12 +160,7 @@ impl Checker<'_> {
     }
 
     /// A sealed segment: everything must be as its index file says.
-    fn sealed(
-        &mut self,
-        path: &Path,
-        file: &dyn File,
-        contents: &Contents,
-    ) -> io::Result<(Offset, bool)> {
+    fn sealed(&mut self, path: &Path, file: &dyn File, contents: &Contents) -> io::Result<Checked> {
         let header = &contents.header;
         let len = file.len()?;
         if len < header.bytes {
@@ -228,7 +233,11 @@ impl Checker<'_> {
             }
             self.digest(path, (file, contents), &damaged)?;
         }
-        Ok((header.end, true))
+        Ok(Checked {
+            end: header.end,
+            is_sealed: true,
+            torn: None,
+        })
     }
 
     fn other_end(&mut self, (path, position): (&Path, u64), found: Offset, expected: Offset) {
@@ -299,7 +308,7 @@ impl Checker<'_> {
         file: &Arc<dyn File>,
         files: &SegmentFiles,
         synced: Option<SyncedPoint>,
-    ) -> io::Result<(Offset, bool)> {
+    ) -> io::Result<Checked> {
         let limit = file.len()?;
         let synced_bytes = synced.map_or(0, |point| point.position);
         if limit < synced_bytes {
@@ -316,6 +325,11 @@ impl Checker<'_> {
             entries: &[],
         };
         let mut walk = Walk::new(&**file, expected);
+        let ends = |end, torn| Checked {
+            end,
+            is_sealed: false,
+            torn,
+        };
         loop {
             match walk.step()? {
                 Step::Batch { header, .. } => self.good(&header),
@@ -326,9 +340,12 @@ impl Checker<'_> {
                     reason,
                 } => {
                     if position >= synced_bytes {
-                        let bytes = limit - position;
-                        self.found(Finding::new(path, Problem::TornTail { bytes }).at(position));
-                        return Ok((base, false));
+                        let torn = Torn {
+                            position,
+                            bytes: limit - position,
+                            reason: reason.to_string(),
+                        };
+                        return Ok(ends(base, Some(torn)));
                     }
                     let problem = Problem::Batch {
                         reason: reason.to_string(),
@@ -337,10 +354,10 @@ impl Checker<'_> {
                     let finding = Finding::new(path, problem).at(position);
                     self.found(finding.of(base, end.unwrap_or(synced_end.max(base.next()))));
                     if end.is_none() {
-                        return Ok((synced_end, false));
+                        return Ok(ends(synced_end, None));
                     }
                 }
-                Step::End => return Ok((walk.place().1, false)),
+                Step::End => return Ok(ends(walk.place().1, None)),
             }
         }
     }

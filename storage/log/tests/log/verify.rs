@@ -174,6 +174,202 @@ fn missing_files_are_named() {
     assert_eq!(findings[0].problem, Problem::NoIndex);
 }
 
+/// Three segments, the first two of them sealed; left as by a kill.
+fn three_segments(fs: &Arc<dyn Fs>) {
+    run(async {
+        let (log, _events) = start(fs, options()).await;
+        let partition = log.open_partition(spec(Flush::Always)).await.unwrap();
+        for number in 0..3 {
+            fill(&partition, number * BATCHES as i32).await;
+            if number < 2 {
+                let end = partition.seal_begin().await.unwrap().end.0;
+                let next = mainstem_log::SegmentSpec {
+                    id: segment_spec(number + 1, 0).id,
+                    ..segment_spec(0, end)
+                };
+                partition.seal_commit(next).await.unwrap();
+            }
+        }
+    });
+}
+
+/// The file of the segment in the middle, or after it.
+fn file_of(extension: &str, segment: i32) -> PathBuf {
+    let first = file(extension, 0);
+    let id = segment_spec(segment, 0).id.0;
+    let base = i64::from(segment) * BATCHES as i64 * 3;
+    first.with_file_name(format!("{base:020}-{id}.{extension}"))
+}
+
+fn damage(fs: &dyn Fs) -> Vec<Finding> {
+    let (_, mut findings) = check(fs);
+    findings.retain(|f| f.problem.severity() == Severity::Damage);
+    findings
+}
+
+#[test]
+fn hole_between_segments_is_damage_and_names_the_neighbours() {
+    let fs = memory();
+    three_segments(&fs);
+    assert_eq!(damage(&*fs), []);
+    for extension in ["log", "idx"] {
+        fs.remove_file(&file_of(extension, 1)).unwrap();
+    }
+    let damage = damage(&*fs);
+    assert_eq!(damage.len(), 1, "{damage:?}");
+    assert_eq!(damage[0].path, file("log", 0).parent().unwrap());
+    let lost = (Offset(3 * BATCHES as i64), Offset(6 * BATCHES as i64));
+    assert_eq!(damage[0].offsets, Some(lost));
+    let text = damage[0].to_string();
+    for neighbour in [file_of("log", 0), file_of("log", 2)] {
+        let name = neighbour.file_name().unwrap().to_str().unwrap();
+        assert!(text.contains(name), "{text}");
+    }
+}
+
+#[test]
+fn segment_without_index_file_must_reach_to_the_next_one() {
+    for number in 0..2 {
+        let fs = memory();
+        three_segments(&fs);
+        let path = file_of("log", number);
+        fs.remove_file(&file_of("idx", number)).unwrap();
+        assert_eq!(damage(&*fs), [], "its batches are whole");
+        let places = places(&*fs, &path);
+        let whole = fs.read(&path, 1 << 20).unwrap();
+        let log = fs.open(&path, OpenMode::ReadWrite).unwrap();
+        let next = Offset((i64::from(number) + 1) * 3 * BATCHES as i64);
+        for (position, base) in &places {
+            // Cut between two batches, cut within one, a flipped bit.
+            for spoil in 0..3 {
+                match spoil {
+                    0 => log.set_len(*position).unwrap(),
+                    1 => log.set_len(position + 20).unwrap(),
+                    _ => flip(&*fs, &path, position + 70, 2),
+                }
+                let damage = damage(&*fs);
+                assert_eq!(damage.len(), 1, "{damage:?}");
+                assert_eq!(damage[0].offsets, Some((*base, next)));
+                let text = damage[0].to_string();
+                let name = path.file_name().unwrap().to_str().unwrap();
+                assert!(text.contains(name), "{text}");
+                log.write_all_vectored_at(&[IoSlice::new(&whole)], 0)
+                    .unwrap();
+            }
+        }
+        assert_eq!(damage(&*fs), []);
+    }
+}
+
+#[test]
+fn old_and_new_segments_of_a_compaction_are_no_damage() {
+    let fs = memory();
+    three_segments(&fs);
+    // The files of one that is being put in place: without index file, and not yet whole.
+    let other = segment_spec(9, 0).id.0;
+    let new = file("log", 0).with_file_name(format!("{:020}-{other}.log", 0));
+    let bytes = fs.read(&file("log", 0), 1 << 20).unwrap();
+    let log = fs.open(&new, OpenMode::CreateNew).unwrap();
+    let part = &bytes[..bytes.len() / 2];
+    log.write_all_vectored_at(&[IoSlice::new(part)], 0).unwrap();
+    let (summary, findings) = check(&*fs);
+    assert_eq!(summary.damage, 0, "{findings:?}");
+    let is_overlap = |f: &Finding| matches!(f.problem, Problem::Overlap { .. });
+    assert!(findings.iter().any(is_overlap), "{findings:?}");
+}
+
+#[test]
+fn synced_segment_that_is_gone_is_damage() {
+    for cleanly in [true, false] {
+        for snapshot in [true, false] {
+            let fs = memory();
+            used(&fs, cleanly);
+            fs.remove_file(&file("log", 1)).unwrap();
+            if !snapshot && fs.exists(&file("snap", 1)).unwrap() {
+                fs.remove_file(&file("snap", 1)).unwrap();
+            }
+            let damage = damage(&*fs);
+            assert_eq!(damage.len(), 1, "{damage:?}");
+            let text = damage[0].to_string();
+            let id = segment_spec(1, 0).id.to_string();
+            assert!(text.contains(&id), "{text}");
+            // A topic that was removed.
+            let partition = file("log", 1).parent().unwrap().to_owned();
+            fs.remove_dir_all(&partition).unwrap();
+            assert_eq!(check(&*fs).0.damage, 0);
+        }
+    }
+}
+
+#[test]
+fn synced_segment_may_go_when_a_later_one_is_there() {
+    let fs = memory();
+    three_segments(&fs);
+    for segment in 0..2 {
+        for extension in ["log", "idx"] {
+            fs.remove_file(&file_of(extension, segment)).unwrap();
+        }
+        assert_eq!(damage(&*fs), [], "retention removes the oldest ones");
+    }
+}
+
+#[test]
+fn what_comes_back_before_the_second_look_is_no_damage() {
+    for segment in [1, 2] {
+        let fs = memory();
+        three_segments(&fs);
+        let path = file_of("log", segment);
+        let whole = fs.read(&path, 1 << 20).unwrap();
+        fs.remove_file(&path).unwrap();
+        if segment == 1 {
+            fs.remove_file(&file_of("idx", segment)).unwrap();
+        }
+        assert_eq!(damage(&*fs).len(), 1);
+        // Named after the first listing and before the second.
+        fs.open(&path.with_file_name("foreign"), OpenMode::Create)
+            .unwrap();
+        let mut findings = Vec::new();
+        let mut put_back = |finding: &Finding| {
+            findings.push(finding.clone());
+            if finding.problem == Problem::UnknownFile {
+                let log = fs.open(&path, OpenMode::CreateNew).unwrap();
+                log.write_all_vectored_at(&[IoSlice::new(&whole)], 0)
+                    .unwrap();
+            }
+        };
+        let summary = verify(&*fs, Path::new("/log"), &mut put_back).unwrap();
+        assert_eq!(summary.damage, 0, "{findings:?}");
+    }
+}
+
+#[test]
+fn directory_that_is_no_log_is_called_that_and_is_not_to_be_removed() {
+    let fs = memory();
+    fs.create_dir_all(Path::new("/empty")).unwrap();
+    fs.create_dir_all(Path::new("/foreign/partitions/other"))
+        .unwrap();
+    let options = DumpOptions {
+        partition: None,
+        batches: true,
+        records: true,
+        index: true,
+        decompressed_bytes_max: 1 << 20,
+    };
+    for dir in ["/empty", "/foreign", "/missing"] {
+        let dir = Path::new(dir);
+        let errors = [
+            verify(&*fs, dir, &mut |_| ()).unwrap_err(),
+            dump(&*fs, dir, &options, &mut |_| Ok(())).unwrap_err(),
+        ];
+        for error in errors {
+            let text = error.to_string();
+            let start = format!("no log in {}:", dir.display());
+            assert!(text.starts_with(&start), "{text}");
+            assert!(!text.contains("remove"), "{text}");
+        }
+    }
+}
+
 /// What a dump of everything that concerns one partition shows.
 fn show(fs: &dyn Fs, partition: i32) -> Vec<Item> {
     let options = DumpOptions {
