@@ -11,7 +11,7 @@ use mainstem_log::{
     Flush, Partition,
     verify::{DumpOptions, Finding, Item, Problem, Severity, Summary, Value, dump, verify},
 };
-use mainstem_record::{Batches, Codec, Offset};
+use mainstem_record::{Batches, Codec, Offset, PartitionId};
 use proptest::prelude::*;
 
 use crate::support::{append, batch_of, options, partition_id, run, segment_spec, spec, start};
@@ -342,19 +342,24 @@ fn what_comes_back_before_the_second_look_is_no_damage() {
     }
 }
 
+/// All that a dump can show, of one partition or of all.
+fn everything(partition: Option<PartitionId>) -> DumpOptions {
+    DumpOptions {
+        partition,
+        batches: true,
+        records: true,
+        index: true,
+        decompressed_bytes_max: 1 << 20,
+    }
+}
+
 #[test]
 fn directory_that_is_no_log_is_called_that_and_is_not_to_be_removed() {
     let fs = memory();
     fs.create_dir_all(Path::new("/empty")).unwrap();
     fs.create_dir_all(Path::new("/foreign/partitions/other"))
         .unwrap();
-    let options = DumpOptions {
-        partition: None,
-        batches: true,
-        records: true,
-        index: true,
-        decompressed_bytes_max: 1 << 20,
-    };
+    let options = everything(None);
     for dir in ["/empty", "/foreign", "/missing"] {
         let dir = Path::new(dir);
         let errors = [
@@ -372,13 +377,7 @@ fn directory_that_is_no_log_is_called_that_and_is_not_to_be_removed() {
 
 /// What a dump of everything that concerns one partition shows.
 fn show(fs: &dyn Fs, partition: i32) -> Vec<Item> {
-    let options = DumpOptions {
-        partition: Some(partition_id(partition)),
-        batches: true,
-        records: true,
-        index: true,
-        decompressed_bytes_max: 1 << 20,
-    };
+    let options = everything(Some(partition_id(partition)));
     let mut items: Vec<Item> = Vec::new();
     let mut keep = |item: &Item| {
         items.push(item.clone());
@@ -566,13 +565,7 @@ proptest! {
         if fs.read(&path, 1 << 20).unwrap() != before {
             prop_assert!(summary.damage + summary.notes > 0, "{:?}", findings);
         }
-        let options = DumpOptions {
-            partition: None,
-            batches: true,
-            records: true,
-            index: true,
-            decompressed_bytes_max: 1 << 20,
-        };
+        let options = everything(None);
         let _ = dump(&*fs, Path::new("/log"), &options, &mut |_| Ok(()));
     }
 }
