@@ -103,6 +103,8 @@ def made(tmp_path):
             stdout=file,
             stderr=subprocess.STDOUT,
             env=environment,
+            # A run in the background ignores Ctrl-C, and a shell cannot take that back.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     yield running, out, tmp_path / "nodes"
     if running.poll() is None:
