@@ -18,6 +18,10 @@ use crate::{
 /// How often one looks whether a node has started.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// A node that has not stopped by then is killed, as supervisors do: its disk may stall meanwhile, and
+/// a log is not closed before its bytes are durable.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
 /// A node, or why it does not start.
 type Started = Result<Arc<Node>, String>;
 
@@ -119,12 +123,13 @@ impl Nodes {
         door.expect("the node was started")
     }
 
-    /// Stops a node cleanly, if it has started; else it is killed.
+    /// Stops a node cleanly, if it has started; it is killed if it has not, or if that takes too long.
     pub(crate) async fn stop(&mut self, host: HostId) {
         if let Some(running) = &self.member(host).running {
             let started = running.started.lock().clone();
             if let Some(Ok(node)) = started {
-                node.drain().await;
+                let env = &running.place.clients;
+                let _ = env.timeout(STOP_LIMIT, node.drain()).await;
             }
         }
         self.kill(host);
