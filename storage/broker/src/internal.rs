@@ -330,8 +330,9 @@ impl InternalTopic {
                 tracing::warn!(%error, "an internal topic is not followed; tried again");
             }
             tokio::select! {
-                () = self.core.env.sleep(FOLLOW_PAUSE) => {}
+                biased;
                 () = self.core.stop.cancelled() => {}
+                () = self.core.env.sleep(FOLLOW_PAUSE) => {}
             }
         }
     }
@@ -351,8 +352,9 @@ impl InternalTopic {
             if *from >= end {
                 reached(end);
                 let is_more = tokio::select! {
-                    is_more = reader.more(&notify) => is_more,
+                    biased;
                     () = self.core.stop.cancelled() => false,
+                    is_more = reader.more(&notify) => is_more,
                 };
                 match is_more {
                     true => continue,

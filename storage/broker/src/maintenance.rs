@@ -88,6 +88,7 @@ async fn keep_retention(core: Arc<Core>) {
 /// Whether to go on after `interval`.
 async fn wait(core: &Core, interval: Duration) -> bool {
     tokio::select! {
+        biased;
         () = core.stop.cancelled() => false,
         () = core.env.sleep(interval) => true,
     }

@@ -32,6 +32,7 @@ pub(crate) fn start(core: &Arc<Core>, groups: &Groups) -> Result<(), prometheus:
         loop {
             gauges.refresh(&task_core, &groups);
             tokio::select! {
+                biased;
                 () = task_core.stop.cancelled() => return,
                 () = task_core.env.sleep(REFRESH_INTERVAL) => {}
             }

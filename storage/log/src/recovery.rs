@@ -182,8 +182,11 @@ fn held_run(sealed: &[SegmentSpec]) -> &[SegmentSpec] {
 fn is_memory_known(spec: &PartitionSpec, sealed: &[SegmentSpec], end: Offset) -> bool {
     match sealed.last() {
         Some(last) => last.held,
-        // A node that was ever alone has dropped nothing that it did not remember.
-        None => end == Offset::ZERO || spec.role == Role::Leader(Commit::Own),
+        // Nothing was ever dropped, or by a node that was ever alone, which remembers it.
+        None => {
+            let nothing = spec.log_start == Offset::ZERO || end == Offset::ZERO;
+            nothing || spec.role == Role::Leader(Commit::Own)
+        }
     }
 }
 

@@ -184,6 +184,13 @@ impl Shared {
     }
 
     /// Whether the chain has that segment (still).
+    /// Whether no sealed segment has records: there were none, or they were dropped.
+    pub(crate) fn has_dropped_all_sealed(&self) -> bool {
+        let chain = self.chain.read();
+        let mut ends = chain.iter().map(|segment| (segment.base, segment.end()));
+        ends.all(|(base, end)| end.is_none_or(|end| end <= base))
+    }
+
     pub(crate) fn has_segment(&self, id: SegmentId) -> bool {
         self.chain.read().iter().any(|segment| segment.id == id)
     }

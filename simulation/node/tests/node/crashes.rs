@@ -194,6 +194,7 @@ impl Life<'_> {
             biased;
             node = Node::start(&place, &config, metadata) => node,
             () = ended => Err("the disk has ended".to_owned()),
+            () = self.world.clock().sleep(LIFE_MAX) => panic!("the node does not start"),
         };
         match node {
             Ok(node) => {

@@ -183,8 +183,9 @@ impl Worker {
         loop {
             if self.line.is_empty() {
                 let first = tokio::select! {
-                    first = self.receiver.recv() => first,
+                    biased;
                     () = stop.cancelled() => None,
+                    first = self.receiver.recv() => first,
                 };
                 let Some(first) = first else { break };
                 self.take(first);
@@ -194,8 +195,9 @@ impl Worker {
                 Next::Pause => {
                     self.give_up_late();
                     tokio::select! {
-                        () = self.core.env.sleep(PAUSE) => {}
+                        biased;
                         () = stop.cancelled() => break,
+                        () = self.core.env.sleep(PAUSE) => {}
                     }
                 }
                 Next::Gone => break,

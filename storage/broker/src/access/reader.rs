@@ -229,6 +229,7 @@ impl Reader {
                 }
             };
             tokio::select! {
+                biased;
                 () = notify.notified() => return true,
                 is_open = moved => if !is_open { return false },
             }

@@ -96,6 +96,8 @@ impl Reads {
         let mut wishes: BTreeMap<PartitionId, Wish> = BTreeMap::new();
         loop {
             tokio::select! {
+                biased;
+                () = core.stop.cancelled() => return,
                 message = receiver.recv() => {
                     let Some((id, from)) = message.and_then(|body| decode_wish(&body)) else {
                         return;
@@ -125,7 +127,6 @@ impl Reads {
                         if send(&sender, id, None).await.is_none() { return }
                     }
                 }
-                () = core.stop.cancelled() => return,
             }
         }
     }

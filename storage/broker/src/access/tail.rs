@@ -137,6 +137,8 @@ async fn carry(core: Arc<Core>, leader: BrokerId, mut wishes: mpsc::Receiver<Wis
     let mut open: HashMap<PartitionId, oneshot::Sender<Option<Answer>>> = HashMap::new();
     loop {
         tokio::select! {
+            biased;
+            () = core.stop.cancelled() => return,
             wish = wishes.recv() => {
                 let Some(wish) = wish else { return };
                 let message = encode_wish(wish.partition, wish.from);
@@ -154,7 +156,6 @@ async fn carry(core: Arc<Core>, leader: BrokerId, mut wishes: mpsc::Receiver<Wis
                     let _ = reply.send(fulfilled.answer);
                 }
             }
-            () = core.stop.cancelled() => return,
         }
     }
 }
@@ -174,8 +175,9 @@ async fn run(core: Arc<Core>, tails: Arc<Tails>, tail: Arc<Tail>) {
             }
         };
         let answer = tokio::select! {
-            answer = core.env.timeout(IDLE, step) => answer,
+            biased;
             () = core.stop.cancelled() => return,
+            answer = core.env.timeout(IDLE, step) => answer,
         };
         match answer {
             Ok(Some(answer)) => {
@@ -186,8 +188,9 @@ async fn run(core: Arc<Core>, tails: Arc<Tails>, tail: Arc<Tail>) {
                 }
             }
             Ok(None) => tokio::select! {
-                () = core.env.sleep(PAUSE) => {}
+                biased;
                 () = core.stop.cancelled() => return,
+                () = core.env.sleep(PAUSE) => {}
             },
             Err(_) => {}
         }

@@ -143,8 +143,9 @@ async fn follow_opened(core: Arc<Core>) {
     let mut changes = core.replication.changes();
     loop {
         tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
+            biased;
             () = core.stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
         }
         core.note_opened();
     }

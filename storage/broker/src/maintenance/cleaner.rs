@@ -62,6 +62,7 @@ impl Cleaner {
         let backoff = Duration::from_millis(core.config.storage.cleaner_backoff_ms);
         loop {
             let worked = tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
                 worked = self.round() => worked,
             };

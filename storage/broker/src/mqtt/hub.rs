@@ -131,8 +131,9 @@ impl Hub {
         let interval = std::time::Duration::from_millis(self.core.config.mqtt.cursor_checkpoint_ms);
         loop {
             tokio::select! {
-                () = self.core.env.sleep(interval) => {}
+                biased;
                 () = self.core.stop.cancelled() => return,
+                () = self.core.env.sleep(interval) => {}
             }
             self.checkpoint().await;
             self.count_sessions();

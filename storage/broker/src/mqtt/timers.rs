@@ -91,9 +91,10 @@ impl Hub {
             match self.timers.take_due() {
                 Ok(Timer { entry, epoch, kind }) => self.timer_fired(entry, epoch, kind).await,
                 Err(wait) => tokio::select! {
+                    biased;
+                    () = self.core.stop.cancelled() => return,
                     () = self.core.env.sleep(wait) => {}
                     () = self.timers.changed.notified() => {}
-                    () = self.core.stop.cancelled() => return,
                 },
             }
             if self.core.stop.is_cancelled() {

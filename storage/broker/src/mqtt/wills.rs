@@ -44,8 +44,9 @@ impl Hub {
                 }
             }
             tokio::select! {
-                () = self.core.env.sleep(RETRY_PAUSE) => {}
+                biased;
                 () = self.core.stop.cancelled() => break,
+                () = self.core.env.sleep(RETRY_PAUSE) => {}
             }
         }
         self.metrics.dropped_will.inc();

@@ -42,7 +42,7 @@ impl Writer {
         if let Some(error) = self.refusal(core) {
             return Err(error);
         }
-        if matches!(role, Role::Leader(_)) && self.needs_memory() {
+        if matches!(role, Role::Leader(_)) && !self.may_lead() {
             return Err(PartitionError::NoMemory);
         }
         let before = std::mem::replace(&mut self.role, role);
@@ -211,6 +211,20 @@ impl Writer {
 
     fn needs_memory(&self) -> bool {
         self.shared.needs_memory.load(Ordering::Acquire)
+    }
+
+    /// Whether it knows what is remembered at its base. Where all that came before was dropped, nobody
+    /// can tell any more but replicas that went on all the time: the leader begins with nothing then,
+    /// as with producers that have expired.
+    fn may_lead(&self) -> bool {
+        if self.needs_memory() && self.shared.has_dropped_all_sealed() {
+            tracing::info!(
+                partition = %self.shared.id,
+                "all records were dropped before this node started: no producer is remembered"
+            );
+            self.shared.needs_memory.store(false, Ordering::Release);
+        }
+        !self.needs_memory()
     }
 
     fn is_at_base(&self) -> bool {

@@ -252,17 +252,13 @@ impl Host {
             let role = spec::role_in(open, self.me(), fenced);
             (role, leads && matches!(role, Role::Leader(_)))
         };
-        if matches!(role, Role::Leader(_)) && hosted.log().needs_memory() {
-            tracing::warn!(
-                partition = %hosted.id(),
-                "to be led here, and what came before its segment is not known here"
-            );
-            return Err(NotInLine::NoMemory);
-        }
         if !leads {
             hosted.set_led(None);
         }
-        self.set_role(hosted, role).await?;
+        match self.set_role(hosted, role).await {
+            Err(PartitionError::NoMemory) => return Err(NotInLine::NoMemory),
+            set => set?,
+        }
         hosted.watch_ends(
             leads && role == Role::Leader(mainstem_log::Commit::External),
             self,

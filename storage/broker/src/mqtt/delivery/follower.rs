@@ -45,8 +45,9 @@ pub(super) async fn run(hub: Arc<Hub>, follower: Arc<Follower>) {
                 return;
             }
             tokio::select! {
-                () = hub.core.env.sleep(RETRY_PAUSE) => {}
+                biased;
                 () = follower.stop.cancelled() => return,
+                () = hub.core.env.sleep(RETRY_PAUSE) => {}
             }
         }
     }
@@ -114,8 +115,9 @@ async fn follow(hub: &Hub, follower: &Follower, reader: &Reader, memory: &mut Me
 /// Waits for a change of the partition's end; why there will be none.
 async fn wait(follower: &Follower, reader: &Reader, notify: &Notify) -> Option<End> {
     tokio::select! {
-        is_more = reader.more(notify) => (!is_more).then_some(End::Moved),
+        biased;
         () = follower.stop.cancelled() => Some(End::Over),
+        is_more = reader.more(notify) => (!is_more).then_some(End::Moved),
     }
 }
 

@@ -78,9 +78,10 @@ impl Hub {
             loop {
                 let mut is_again = false;
                 tokio::select! {
+                    biased;
+                    () = hub.core.stop.cancelled() => return,
                     changed = changes.changed() => if changed.is_err() { return },
                     _ = opened.changed() => is_again = true,
-                    () = hub.core.stop.cancelled() => return,
                 }
                 // Marks the value as seen before the image is taken: a later one wakes again.
                 changes.borrow_and_update();

@@ -236,8 +236,9 @@ impl Hub {
         let mut after = None;
         loop {
             tokio::select! {
-                () = self.core.env.sleep(crate::mqtt::limits::RETAINED_SWEEP_INTERVAL) => {}
+                biased;
                 () = self.core.stop.cancelled() => return,
+                () = self.core.env.sleep(crate::mqtt::limits::RETAINED_SWEEP_INTERVAL) => {}
             }
             self.advance_marks().await;
             loop {

@@ -282,9 +282,10 @@ impl Hub {
                 }
             };
             tokio::select! {
+                biased;
+                () = self.core.stop.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
                 () = again => {}
-                () = self.core.stop.cancelled() => return,
             }
         }
     }
