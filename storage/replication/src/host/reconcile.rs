@@ -256,7 +256,13 @@ impl Host {
             hosted.set_led(None);
         }
         match self.set_role(hosted, role).await {
-            Err(PartitionError::NoMemory) => return Err(NotInLine::NoMemory),
+            Err(PartitionError::NoMemory) => {
+                // A copy of the segment before it may have been verified since the log was opened.
+                let memory = hosted.log().memory(open.id).await;
+                let memory = memory.map_err(|_| NotInLine::NoMemory)?;
+                hosted.log().install_memory(memory).await?;
+                self.set_role(hosted, role).await?;
+            }
             set => set?,
         }
         hosted.watch_ends(

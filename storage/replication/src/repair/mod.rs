@@ -4,6 +4,7 @@
 //!   Sealing: fenced broker that is short ── tail, memory ──> fenced broker that is not       (R24)
 //!   sealed:  replica without all of it  ── facts, chunks ──> complete replica           (R33, R34)
 //!            └─ every chunk, then every batch checked; fsync; in the chain; AddComplete
+//!   leader:  of a segment before which it has nothing ── memory ──> whoever has it
 //!   readers: of a segment that is not held here ── batches ──> complete replica
 //! ```
 //! What is copied is read from the image, again whenever something about a partition has changed
@@ -20,6 +21,7 @@ mod ask;
 mod copier;
 mod elsewhere;
 mod hosted;
+mod memory;
 mod metrics;
 mod plan;
 mod serve;
@@ -94,7 +96,7 @@ struct Inner<H> {
     asker: Asker,
     metrics: Metrics,
     copying: Throttle,
-    /// Segments whose tails are being copied.
+    /// Segments whose tails are being copied, or whose producers are asked for.
     tails: Mutex<BTreeSet<SegmentId>>,
     stop: CancellationToken,
     tasks: TaskTracker,

@@ -10,8 +10,8 @@ use crate::wire::{Asked, CopyAnswer, CopyOrder, CopyQuestion, FRAME_BYTES, Fence
 /// How long the answer to an order waits for the copy. The next order goes on where this one stopped.
 const WAIT: Duration = Duration::from_secs(3);
 
-/// Holds the right to copy the tail of a segment.
-struct Turn<'a, H> {
+/// Holds the right to fetch for an open segment: its tail, or what is remembered at its base.
+pub(super) struct Turn<'a, H> {
     inner: &'a Inner<H>,
     segment: SegmentId,
 }
@@ -124,8 +124,8 @@ async fn copy<H: Copies>(inner: &Inner<H>, order: CopyOrder) -> Result<(), NotCo
 // === impl Turn ===
 
 impl<'a, H> Turn<'a, H> {
-    /// `None` if it is being copied already.
-    fn take(inner: &'a Inner<H>, segment: SegmentId) -> Option<Self> {
+    /// `None` if that is under way already.
+    pub(super) fn take(inner: &'a Inner<H>, segment: SegmentId) -> Option<Self> {
         let is_free = inner.tails.lock().insert(segment);
         is_free.then_some(Self { inner, segment })
     }

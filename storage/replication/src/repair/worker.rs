@@ -154,6 +154,7 @@ impl<H: Copies> Worker<H> {
             self.wanted.insert(id, wanted);
         }
         self.tell(id);
+        self.repair.remember(id);
         let missing = self.wanted.values().map(Vec::len).sum::<usize>();
         let metrics = &self.repair.inner.metrics;
         metrics
