@@ -174,11 +174,7 @@ fn an_unknown_format_version_is_named() {
     let data = directory.path().join("data");
     let file = data.join("mainstem.json");
     let text = fs::read_to_string(&file).expect("the identity");
-    let changed = text.replacen("\"format\": 1", "\"format\": 2", 1).replacen(
-        "\"format\":1",
-        "\"format\":2",
-        1,
-    );
+    let changed = text.replacen("\"format\": 2", "\"format\": 3", 1);
     assert_ne!(text, changed, "{text}");
     fs::write(&file, changed).expect("write");
     refuses(&data, &[file.to_str().expect("a path"), "format"]);

@@ -186,6 +186,10 @@ impl FetchPartition {
             self.check_divergence(from, last_fetched_epoch)?;
         }
         let end = self.readable_end();
+        if from == end && self.partition.has_failed() {
+            // More will never come from here: who waits for it is told.
+            return Err(ErrorCode::KafkaStorageError.into());
+        }
         let read = Read {
             from,
             bytes_max,
