@@ -249,7 +249,7 @@ async fn read_all(partition: &Partition, is_good: bool, trace: &mut Trace) {
     trace.note_size("read", count);
     trace.note_size("producers", partition.producers().len());
     if let Ok(found) = partition
-        .find_timestamp(TimestampMs(1_700_000_000_020))
+        .find_timestamp(TimestampMs(1_700_000_000_020), Offset::ZERO)
         .await
     {
         trace.note_kind("time", &found.is_some());

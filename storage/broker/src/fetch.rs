@@ -1,17 +1,21 @@
 //! Fetch: reading a partition as a consumer may see it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mainstem_log::{Chunk, Partition, Read, ReadError, Subscription};
-use mainstem_metadata::PartitionRecord;
+use mainstem_metadata::{PartitionRecord, SegmentRecord};
 use mainstem_record::{LeaderEpoch, Offset, PartitionId, PartitionIndex};
 use tokio::sync::Notify;
 
 use crate::{
     Broker, Caller, TopicRef,
+    access::is_lack,
     core::{Core, leads_since},
     error_code::ErrorCode,
 };
+
+/// How long records of other brokers may take: less than clients wait for an answer (10 s and more).
+const ELSEWHERE_LIMIT: Duration = Duration::from_secs(3);
 
 /// What a reader may see of transactions (`isolation.level`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +40,7 @@ pub struct FetchError {
 /// A partition that a caller may read.
 #[derive(Clone)]
 pub struct FetchPartition {
+    core: Arc<Core>,
     partition: Partition,
     record: Arc<PartitionRecord>,
     isolation: Isolation,
@@ -58,12 +63,16 @@ impl From<ReadError> for FetchError {
     }
 }
 
+/// What an error of a read is on the wire.
 pub(crate) fn read_code(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Removed => ErrorCode::UnknownTopicOrPartition,
-        // Not CORRUPT_MESSAGE, which is fatal to the Java consumer: what is damaged here may be
-        // whole elsewhere.
+        // Other brokers have it, and do not answer now. All clients, of all versions, take this for a
+        // reason to look for the leader and to ask again from the same position. What would say it
+        // better, OFFSET_NOT_AVAILABLE or KAFKA_STORAGE_ERROR, some hand to the application.
+        ReadError::NotHeld { .. } => ErrorCode::NotLeaderOrFollower,
+        // Not CORRUPT_MESSAGE, which is fatal to the Java consumer.
         _ => ErrorCode::KafkaStorageError,
     }
 }
@@ -121,6 +130,7 @@ impl Broker {
             .core
             .led_partition(topic, index, current_leader_epoch)?;
         Ok(FetchPartition {
+            core: self.core.clone(),
             partition,
             record,
             isolation,
@@ -171,17 +181,25 @@ impl FetchPartition {
 
     /// An estimate of the bytes from `from` on, for `fetch.min.bytes`; 0 only if there are none.
     pub fn available_bytes(&self, from: Offset) -> u64 {
-        self.partition.estimate_bytes(from, self.readable_end())
+        let here = self.partition.estimate_bytes(from, self.readable_end());
+        // Of a segment that is not here the log knows no size.
+        let segments = &self.record.segments;
+        let found = segments.binary_search_by(|segment| segment.base.cmp(&from));
+        let at = found.unwrap_or_else(|next| next.saturating_sub(1));
+        let sealed = segments.get(at).filter(|_| here > 0);
+        here.max(sealed.map_or(0, |segment| bytes_left(segment, from)))
     }
 
     /// Whole batches from the one that holds `from`. An empty chunk at the end of what may be read.
+    /// `None` if they are not all here: [`FetchPartition::read_elsewhere`] may have them, later than
+    /// other partitions of the same request should wait.
     pub async fn read(
         &self,
         from: Offset,
         last_fetched_epoch: LeaderEpoch,
         bytes_max: usize,
         at_least_one: bool,
-    ) -> Result<Chunk, FetchError> {
+    ) -> Result<Option<Chunk>, FetchError> {
         if last_fetched_epoch != LeaderEpoch::NONE {
             self.check_divergence(from, last_fetched_epoch)?;
         }
@@ -196,7 +214,34 @@ impl FetchPartition {
             at_least_one_batch: at_least_one,
             end,
         };
-        Ok(self.partition.read(read).await?)
+        match self.partition.read(read).await {
+            Ok(chunk) if chunk.next < end && chunk.is_without_records() => Ok(None),
+            Err(lack) if is_lack(&lack) => Ok(None),
+            read => Ok(Some(read?)),
+        }
+    }
+
+    /// As [`FetchPartition::read`], also from brokers that have what this one lacks: at least one
+    /// batch, and else at most about `bytes_max` bytes. Takes some seconds at most.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotLeaderOrFollower`] if none of those answers.
+    pub async fn read_elsewhere(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Chunk, FetchError> {
+        let read = Read {
+            from,
+            bytes_max,
+            at_least_one_batch: true,
+            end: self.readable_end(),
+        };
+        let read = self.core.read_replica(&self.partition, read);
+        match self.core.env.timeout(ELSEWHERE_LIMIT, read).await {
+            Ok(read) => Ok(read?),
+            Err(_) => Err(FetchError::from(ErrorCode::NotLeaderOrFollower)),
+        }
     }
 
     fn check_divergence(&self, from: Offset, last: LeaderEpoch) -> Result<(), FetchError> {
@@ -212,4 +257,14 @@ impl FetchPartition {
         }
         Ok(())
     }
+}
+
+/// About how many bytes of a sealed segment lie from `from` on; 0 of an open one.
+fn bytes_left(segment: &SegmentRecord, from: Offset) -> u64 {
+    let Some(end) = segment.end.filter(|end| *end > from) else {
+        return 0;
+    };
+    let left = u128::from(end.0.abs_diff(from.max(segment.base).0));
+    let all = u128::from(end.0.abs_diff(segment.base.0).max(1));
+    u64::try_from(u128::from(segment.bytes) * left / all).unwrap_or(u64::MAX)
 }

@@ -286,7 +286,7 @@ impl InternalTopic {
                 at_least_one_batch: true,
                 end,
             };
-            let chunk = match partition.read(read).await {
+            let chunk = match self.core.read_replica(partition, read).await {
                 Ok(chunk) => chunk,
                 // Retention or a deletion has been faster.
                 Err(ReadError::OutOfRange { .. }) if from < partition.ends().log_start => {

@@ -124,11 +124,11 @@ impl Broker {
             OffsetQuery::Earliest | OffsetQuery::EarliestLocal => Ok(plain(ends.log_start)),
             OffsetQuery::LatestTiered => Ok(record_at(None)),
             OffsetQuery::MaxTimestamp => {
-                let found = partition.max_timestamp().await;
+                let found = self.core.max_timestamp(&partition).await;
                 found.map(record_at).map_err(|error| read_code(&error))
             }
             OffsetQuery::Timestamp(at_least) => {
-                let found = partition.find_timestamp(at_least).await;
+                let found = self.core.find_timestamp(&partition, at_least).await;
                 found.map(record_at).map_err(|error| read_code(&error))
             }
         }

@@ -90,7 +90,7 @@ pub use labels::{Label, Labeller, Labels};
 pub use log::Log;
 pub use moved::Moved;
 pub use options::LogOptions;
-pub use partition::{Hits, Lookup, Partition, SegmentCopy};
+pub use partition::{Highest, Hits, Lookup, Partition, SegmentCopy, Sought, TimeFound};
 pub use read::{Chunk, Read};
 pub use shared::Subscription;
 pub use spec::{

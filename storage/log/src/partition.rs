@@ -39,6 +39,7 @@ use crate::{
 
 pub use copy::SegmentCopy;
 pub use matching::{Hits, Lookup};
+pub use time::{Highest, Sought, TimeFound};
 
 /// A partition of the log. Cheap to clone.
 #[derive(Clone)]
@@ -202,25 +203,41 @@ impl Partition {
             .subscribe(Wake::One(notify.clone()), false)
     }
 
-    /// Offset and timestamp of the first readable record with a timestamp of at least `at_least`,
-    /// exact inside compressed batches.
+    /// Offset and timestamp of the first readable record from `from` on with a timestamp of at least
+    /// `at_least`, exact inside compressed batches.
     ///
     /// # Errors
+    /// [`ReadError::NotHeld`] if it may be in a segment that is not here, and not before it;
     /// [`ReadError::Damaged`] if it cannot be told because of damage; [`ReadError`].
     pub async fn find_timestamp(
         &self,
         at_least: TimestampMs,
-    ) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
-        time::find(&self.inner.shared, &self.inner.tools, at_least).await
+        from: Offset,
+    ) -> Result<TimeFound, ReadError> {
+        time::find(&self.inner.shared, &self.inner.tools, (at_least, from)).await
     }
 
-    /// Offset and timestamp of the readable record with the highest timestamp, the first of
-    /// several.
+    /// The readable record with the highest timestamp, the first of several.
     ///
     /// # Errors
-    /// As [`Partition::find_timestamp`].
-    pub async fn max_timestamp(&self) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+    /// [`ReadError::Damaged`] if it cannot be told because of damage; [`ReadError`].
+    pub async fn max_timestamp(&self) -> Result<Highest, ReadError> {
         time::max(&self.inner.shared, &self.inner.tools).await
+    }
+
+    /// The same of the records from `from` on of one sealed segment, wherever the log begins: for
+    /// others, who do not hold it.
+    ///
+    /// # Errors
+    /// [`ReadError::NotHeld`], [`ReadError::Damaged`], [`ReadError::Io`].
+    pub async fn find_in_segment(
+        &self,
+        id: SegmentId,
+        from: Offset,
+        sought: Sought,
+    ) -> Result<TimeFound, ReadError> {
+        let segment = copies::held(&self.inner.shared, id)?;
+        time::find_in_sealed(&self.inner.tools, (segment, from), sought).await
     }
 
     /// Its segments, oldest first. Empty sealed ones are not among them.

@@ -1,7 +1,7 @@
 //! Reads: from the tail cache without leaving the task, else from the file.
 
 use bytes::Bytes;
-use mainstem_record::Offset;
+use mainstem_record::{BatchHeader, Offset};
 
 /// What to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,5 +40,13 @@ impl Chunk {
             next,
             from_cache: true,
         }
+    }
+
+    /// Whether all that was read is one batch without records, as compaction leaves at the end of a
+    /// segment. There are clients that do not get past an answer of such batches alone.
+    pub fn is_without_records(&self) -> bool {
+        let first = self.batches.first();
+        let header = first.and_then(|batch| BatchHeader::parse(batch).ok());
+        header.is_some_and(|header| header.record_count == 0 && header.next_offset() == self.next)
     }
 }

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mainstem_config::Config;
 use mainstem_env::{BoxFuture, Env};
-use mainstem_log::{Chunk, Log, LogEvent, Partition, PartitionSettings, ReadError};
+use mainstem_log::{
+    Chunk, Log, LogEvent, Partition, PartitionSettings, ReadError, Sought, TimeFound,
+};
 use mainstem_metadata::{
     Endpoint, Metadata, MetadataError, NewSegment, ProposeError, SegmentFlush, SegmentState, Topic,
 };
@@ -256,6 +258,21 @@ impl Replication {
         bytes_max: usize,
     ) -> Result<Chunk, ReadError> {
         self.repair.read_elsewhere(id, from, bytes_max).await
+    }
+
+    /// Looks in sealed segment `segment`, which is not held here, for a record by its timestamp, at
+    /// or above `from`: as [`Partition::find_in_segment`] of a broker that has it.
+    ///
+    /// # Errors
+    /// As [`Replication::read_elsewhere`].
+    pub async fn find_elsewhere(
+        &self,
+        id: PartitionId,
+        (segment, from): (SegmentId, Offset),
+        sought: Sought,
+    ) -> Result<TimeFound, ReadError> {
+        let within = (segment, from);
+        self.repair.find_elsewhere(id, within, sought).await
     }
 
     /// All partitions that are open here, by id.

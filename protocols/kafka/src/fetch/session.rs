@@ -190,8 +190,10 @@ impl Session {
             entry.high_watermark = told.high_watermark;
             entry.log_start = told.log_start;
         }
-        // Who had something goes to the end, so that nobody starves behind a busy partition.
-        let place = if records { self.take_place() } else { place };
+        // Who had something, or has failed, goes to the end: nobody starves behind a busy partition, or
+        // behind one whose records other brokers are asked for in vain.
+        let goes_last = records || told.error != 0;
+        let place = if goes_last { self.take_place() } else { place };
         self.places
             .insert((entry.wanted.topic.clone(), entry.wanted.index), place);
         self.entries.insert(place, entry);

@@ -1,10 +1,10 @@
 //! Fetch: reads what is there and waits, on the partitions' own wake-ups, for what is not.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kafka_protocol::messages::{FetchRequest, TopicName};
-use mainstem_broker::{ErrorCode, FetchPartition, Isolation};
+use mainstem_broker::{ErrorCode, FetchError, FetchPartition, Isolation};
 use mainstem_net::ByteLease;
 use mainstem_record::{BATCH_HEADER_BYTES, BatchHeader, LeaderEpoch, Offset, PartitionIndex};
 use tokio::sync::Notify;
@@ -30,12 +30,29 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// others go on in small steps.
 const BYTES_WHEN_SHORT: usize = 64 << 10;
 
+/// What one read from another broker counts for at least when it is decided how many are begun: it
+/// brings one batch, however little was asked for.
+const ELSEWHERE_BYTES_MIN: usize = 1 << 20;
+
 /// What bounds a fetch.
 struct Limits {
     bytes_min: usize,
     bytes_max: usize,
     wait: Duration,
     isolation: Isolation,
+}
+
+/// Records that this broker lacks, and gets from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Away {
+    /// What is wanted is here.
+    No,
+    /// It is not, and was not asked for yet.
+    Wanted,
+    /// They are in the response. What is sealed does not change, so they are not read again.
+    Read,
+    /// Nobody had them.
+    Failed,
 }
 
 /// One partition of a fetch.
@@ -45,6 +62,7 @@ struct Reading {
     source: Result<FetchPartition, ErrorCode>,
     /// The high watermark before the last read.
     seen: Offset,
+    away: Away,
     response: PartitionResponse,
 }
 
@@ -188,6 +206,10 @@ fn count_records(runs: &[Bytes]) -> u64 {
     count
 }
 
+fn length(runs: &[Bytes]) -> usize {
+    runs.iter().map(Bytes::len).sum()
+}
+
 // === impl Reading ===
 
 impl Reading {
@@ -197,6 +219,7 @@ impl Reading {
             wanted: wanted.clone(),
             source: Err(ErrorCode::UnknownServerError),
             seen: Offset(-1),
+            away: Away::No,
             response: PartitionResponse::failed(wanted.index, 0),
         };
         reading.resolve(call, isolation);
@@ -207,6 +230,7 @@ impl Reading {
         let topic = self.wanted.topic.topic_ref();
         let index = PartitionIndex(self.wanted.index);
         let epoch = LeaderEpoch(self.wanted.current_epoch);
+        self.away = Away::No;
         self.source = call
             .broker()
             .fetch_partition(call.caller, &topic, index, epoch, isolation);
@@ -218,8 +242,10 @@ impl Reading {
 
     /// About how many bytes a read would give.
     fn available(&self) -> usize {
-        let Ok(source) = &self.source else {
-            return 0;
+        let source = match (&self.source, self.away) {
+            (_, Away::Read) => return self.response.bytes(),
+            (Ok(source), Away::No | Away::Wanted) => source,
+            (Err(_), _) | (_, Away::Failed) => return 0,
         };
         let bytes = source.available_bytes(Offset(self.wanted.offset));
         usize::try_from(bytes)
@@ -242,12 +268,17 @@ impl Reading {
             }
         };
         self.seen = source.high_watermark();
+        if let Away::Read | Away::Failed = self.away {
+            return;
+        }
+        self.away = Away::No;
         let mut response = PartitionResponse::failed(self.wanted.index, 0);
         if bytes_max > 0 || first {
             let from = Offset(self.wanted.offset);
             let last_epoch = LeaderEpoch(self.wanted.last_epoch);
             match source.read(from, last_epoch, bytes_max, first).await {
-                Ok(chunk) => response.records = chunk.batches,
+                Ok(Some(chunk)) => response.records = chunk.batches,
+                Ok(None) => self.away = Away::Wanted,
                 Err(error) if error.code.is_ok() => {
                     response.diverging = error.diverging.map(|(epoch, end)| (epoch.0, end.0));
                 }
@@ -263,6 +294,28 @@ impl Reading {
         response.log_start = source.log_start().0;
         response.aborted_list = aborted_list;
         self.response = response;
+    }
+
+    /// Takes what another broker gave, if there is room for it.
+    fn take(
+        &mut self,
+        call: &Call<'_>,
+        read: Result<Vec<Bytes>, FetchError>,
+        (room, first): (usize, bool),
+    ) {
+        match read {
+            Ok(records) if first || length(&records) <= room => {
+                self.response.records = records;
+                self.away = Away::Read;
+            }
+            // The next fetch asks for it again.
+            Ok(_) => self.away = Away::No,
+            Err(error) => {
+                let code = call.code(error.code);
+                self.response = PartitionResponse::failed(self.wanted.index, code);
+                self.away = Away::Failed;
+            }
+        }
     }
 }
 
@@ -335,8 +388,12 @@ impl<'a> Poll<'a> {
     }
 
     fn is_enough(&self) -> bool {
-        let failed =
-            |reading: &Reading| reading.response.error != 0 || reading.response.diverging.is_some();
+        // Where others have the records and none answers, the client waits as it would for new ones:
+        // told at once, it would ask again at once.
+        let failed = |reading: &Reading| {
+            let error = reading.response.error != 0 && reading.away != Away::Failed;
+            error || reading.response.diverging.is_some()
+        };
         let bytes: usize = self
             .readings
             .iter()
@@ -358,6 +415,45 @@ impl<'a> Poll<'a> {
             reading
                 .read(self.call, bytes_max, first, aborted_list)
                 .await;
+            let bytes = reading.response.bytes();
+            first &= bytes == 0;
+            remaining = remaining.saturating_sub(bytes);
+        }
+        self.read_elsewhere((remaining, first)).await;
+    }
+
+    /// Reads what is not here, after all that is: together, so that the one is not kept waiting by
+    /// the broker that is asked for the other.
+    async fn read_elsewhere(&mut self, (mut remaining, mut first): (usize, bool)) {
+        let env = &self.call.context.env;
+        let mut asked = VecDeque::new();
+        let mut room = remaining;
+        let wanted = |reading: &Reading| reading.away == Away::Wanted;
+        for reading in self.readings.iter().filter(|reading| wanted(reading)) {
+            let Ok(source) = reading.source.clone() else {
+                continue;
+            };
+            if room == 0 && !(first && asked.is_empty()) {
+                break;
+            }
+            let bytes_max = reading.partition_bytes_max().min(room);
+            room = room.saturating_sub(bytes_max.max(ELSEWHERE_BYTES_MIN));
+            let from = Offset(reading.wanted.offset);
+            let read = async move {
+                let read = source.read_elsewhere(from, bytes_max).await;
+                read.map(|chunk| chunk.batches)
+            };
+            asked.push_back(env.start("fetch-elsewhere", read));
+        }
+        for reading in self.readings.iter_mut().filter(|reading| wanted(reading)) {
+            let Some(answer) = asked.pop_front() else {
+                break;
+            };
+            let read = answer.await;
+            // The node stops.
+            let read = read.unwrap_or(Err(FetchError::from(ErrorCode::NotLeaderOrFollower)));
+            let bytes_max = reading.partition_bytes_max().min(remaining);
+            reading.take(self.call, read, (bytes_max, first));
             let bytes = reading.response.bytes();
             first &= bytes == 0;
             remaining = remaining.saturating_sub(bytes);

@@ -4,12 +4,13 @@
 //! What this node leads is used directly ([`PartitionAccess::Local`]); in a cluster of one nothing
 //! else is ever seen. Appends to what another node leads go through [`forward`]: one group of
 //! appends is under way for each partition, so that their order holds whatever is tried again. Reads
-//! go to the replica that is here, else over a stream from the leader ([`tail`]) or, for older
-//! records, by a question to whoever holds them.
+//! go to the replica that is here, else over a stream from the leader ([`tail`]) or by a question to
+//! whoever holds the records; what a replica lacks, others give ([`elsewhere`]).
 //!
 //! What is said between nodes is in [`wire`], what answers it in [`serve`] (reads) and in
 //! `mqtt::serve` (appends, which the owners of the records have to judge).
 
+mod elsewhere;
 mod forward;
 mod reader;
 mod serve;
@@ -36,7 +37,7 @@ use mainstem_record::{BrokerId, PartitionId};
 use mainstem_replication::NotLed;
 use tokio::sync::oneshot;
 
-pub(crate) use self::{forward::Forwarder, reader::Reader};
+pub(crate) use self::{elsewhere::is_lack, forward::Forwarder, reader::Reader};
 use self::{
     serve::Reads,
     tail::Tails,

@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use mainstem_log::{Chunk, Ends, Lookup, Partition, Read, ReadError, Subscription};
-use mainstem_metadata::{Image, SegmentRecord};
-use mainstem_peers::Service;
-use mainstem_record::{BrokerId, Offset, PartitionId};
+use mainstem_log::{Chunk, Ends, Hits, Lookup, Partition, Read, ReadError, Subscription};
+use mainstem_record::{Offset, PartitionId};
 use tokio::sync::Notify;
 
 use super::{
-    CALL_TIMEOUT, Leader, is_reachable, serve,
+    CALL_TIMEOUT, Leader,
+    elsewhere::is_lack,
     tail::{Tail, TailSubscription},
-    wire::{Answer, Question},
+    wire::Question,
 };
 use crate::{core::Core, error_code::ErrorCode};
 
@@ -115,74 +113,6 @@ impl Core {
             Leader::Unknown => Err(ErrorCode::UnknownTopicOrPartition),
         }
     }
-
-    /// `None` if there is no answer, or none that helps.
-    pub(super) async fn ask(&self, node: BrokerId, question: Question) -> Option<Answer> {
-        let peers = self.access()?.peers();
-        let call = peers.call(node, Service::FETCH, question.encode(), CALL_TIMEOUT);
-        let body: Bytes = match call.await {
-            Ok(body) => body,
-            Err(error) => {
-                tracing::debug!(%node, %error, "a read was not answered");
-                return None;
-            }
-        };
-        Answer::decode(&body)
-    }
-
-    /// Reads from whoever holds the records.
-    async fn read_away(&self, id: PartitionId, read: Read) -> Result<Chunk, ReadError> {
-        let image = self.image();
-        let record = image.partition(id).ok_or(ReadError::Removed)?;
-        let at = record
-            .segments
-            .iter()
-            .rev()
-            .find(|segment| segment.base <= read.from);
-        let Some(segment) = at else {
-            return Err(ReadError::OutOfRange {
-                log_start: record.log_start,
-                log_end: read.end,
-            });
-        };
-        let bytes_max = u32::try_from(read.bytes_max).unwrap_or(u32::MAX);
-        let question = Question::Read {
-            partition: id,
-            from: read.from,
-            bytes_max: bytes_max.min(serve::READ_BYTES_MAX),
-        };
-        for node in holders(&image, segment, self.node_id()) {
-            let Some(answer) = self.ask(node, question).await else {
-                continue;
-            };
-            let log_start = answer.ends.log_start;
-            if read.from < log_start {
-                let log_end = answer.ends.log_end;
-                return Err(ReadError::OutOfRange { log_start, log_end });
-            }
-            // One that is behind the others knows nothing of it yet.
-            if answer.next > read.from {
-                return Ok(answer.into_chunk());
-            }
-        }
-        Err(ReadError::NotHeld {
-            segment: segment.id,
-            end: segment.end,
-        })
-    }
-}
-
-/// The nodes to ask for records of a segment, the leader of it first.
-fn holders<'a>(
-    image: &'a Image,
-    segment: &'a SegmentRecord,
-    me: BrokerId,
-) -> impl Iterator<Item = BrokerId> + use<'a> {
-    let others = segment.replicas.iter().copied();
-    let others = others.filter(move |node| *node != segment.leader);
-    std::iter::once(segment.leader)
-        .chain(others)
-        .filter(move |node| *node != me && is_reachable(image, *node))
 }
 
 // === impl Reader ===
@@ -236,40 +166,52 @@ impl Reader {
         }
     }
 
-    /// Reads what is committed, as [`Partition::read`] does.
+    /// Reads what is committed, as [`Partition::read`] does, wherever it is.
+    ///
+    /// # Errors
+    /// As [`Core::read_replica`].
     pub(crate) async fn read(&self, read: Read) -> Result<Chunk, ReadError> {
         if let Some(tail) = &self.tail
             && let Some(chunk) = tail.read(read.from)
         {
             return Ok(chunk);
         }
-        let Some(here) = &self.here else {
-            return self.core.read_away(self.id, read).await;
-        };
-        // A replica may not know yet what its leader has acknowledged and another node has seen.
-        let is_known = read.from < here.ends().committed_end;
-        let is_here = is_known || self.core.access().is_none() || self.core.leads(self.id);
-        let result = match is_here {
-            true => here.read(read).await,
-            false => return self.core.read_away(self.id, read).await,
-        };
-        match result {
-            Err(ReadError::NotHeld { .. } | ReadError::Damaged { .. })
-                if self.core.access().is_some() =>
-            {
-                match self.core.read_away(self.id, read).await {
-                    // Nobody else has it either: what is known here counts.
-                    Err(ReadError::NotHeld { .. }) => result,
-                    read => read,
-                }
+        if let Some(here) = &self.here {
+            // A replica may not know yet what its leader has acknowledged and another node has seen.
+            let is_known = read.from < here.ends().committed_end;
+            if is_known || self.core.access().is_none() || self.core.leads(self.id) {
+                return self.core.read_replica(here, read).await;
             }
-            result => result,
         }
+        self.core.read_away(self.id, read).await
+    }
+
+    /// As [`Reader::read`], but of a sealed segment with a dictionary only the batches of `hits`,
+    /// which [`Reader::matching`] has found.
+    pub(crate) async fn read_hits(
+        &self,
+        hits: &Hits,
+        (from, bytes_max): (Offset, usize),
+    ) -> Result<Chunk, ReadError> {
+        if let Some(here) = self.local() {
+            match here.read_hits(hits, from, bytes_max).await {
+                Err(error) if is_lack(&error) => {}
+                read => return read,
+            }
+        }
+        // Its file has been lost or given up meanwhile.
+        self.read(Read {
+            from,
+            bytes_max,
+            at_least_one_batch: true,
+            end: self.ends().committed_end,
+        })
+        .await
     }
 
     /// The replica here, if its dictionaries can be asked: they are of no use while the open end is
     /// elsewhere.
-    pub(crate) fn local(&self) -> Option<&Partition> {
+    fn local(&self) -> Option<&Partition> {
         self.here.as_ref().filter(|_| self.tail.is_none())
     }
 

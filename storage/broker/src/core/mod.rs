@@ -83,8 +83,10 @@ pub enum BrokerError {
         /// What went wrong, for people.
         reason: String,
     },
-    /// Segments of an internal topic are on other nodes and not here yet.
-    #[error("internal topic {topic}, partition {partition}: not all here yet")]
+    /// Segments of an internal topic are on other nodes, and none of these answers.
+    #[error(
+        "internal topic {topic}, partition {partition}: those who have all of it do not answer"
+    )]
     NotHeld {
         /// The topic's name.
         topic: String,

@@ -201,7 +201,7 @@ async fn add(inner: &Inner, copy: SegmentCopy) -> Result<(), PartitionError> {
 }
 
 /// The sealed segment, if it is held here.
-fn held(shared: &Shared, id: SegmentId) -> Result<Arc<Segment>, ReadError> {
+pub(super) fn held(shared: &Shared, id: SegmentId) -> Result<Arc<Segment>, ReadError> {
     let chain = shared.chain.read();
     let found = chain.iter().find(|segment| segment.id == id);
     let (end, held) = (found.and_then(|s| s.end()), found.filter(|s| s.held));

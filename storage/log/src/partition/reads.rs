@@ -88,8 +88,8 @@ async fn read_below(
         tools.metrics.read_bytes_cache.inc_by(chunk.bytes as u64);
         return Ok(chunk);
     }
-    // A segment that compaction has left no records of ends in a batch without any. There are clients
-    // that do not get past an answer of such batches alone, so what follows is looked for first.
+    // A segment that compaction has left no records of ends in a batch without any: what follows is
+    // looked for first.
     let mut passed: Option<Chunk> = None;
     let mut ahead = read;
     loop {
@@ -100,19 +100,12 @@ async fn read_below(
         if chunk.batches.is_empty() {
             return Ok(passed.unwrap_or(chunk));
         }
-        if chunk.next >= bound || !is_without_records(&chunk) {
+        if chunk.next >= bound || !chunk.is_without_records() {
             return Ok(chunk);
         }
         ahead.from = chunk.next;
         passed = Some(chunk);
     }
-}
-
-/// Whether all that was read is the last batch of a segment, and it has no records.
-fn is_without_records(chunk: &Chunk) -> bool {
-    let first = chunk.batches.first();
-    let header = first.and_then(|batch| BatchHeader::parse(batch).ok());
-    header.is_some_and(|header| header.record_count == 0 && header.next_offset() == chunk.next)
 }
 
 /// Reads from the file of the segment that holds `read.from`, or else begins after it.

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use mainstem_record::{BatchHeader, Offset, TimestampMs, records};
+use mainstem_record::{BatchHeader, Offset, SegmentId, TimestampMs, records};
 
 use super::{
     Tools,
@@ -16,7 +16,27 @@ use crate::{
     shared::{Shared, Status},
 };
 
-type Found = Option<(Offset, TimestampMs)>;
+/// Offset and timestamp of a record.
+pub type TimeFound = Option<(Offset, TimestampMs)>;
+
+/// Which record is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sought {
+    /// The first with a timestamp of at least this.
+    AtLeast(TimestampMs),
+    /// The one with the highest timestamp, the first of several.
+    Highest,
+}
+
+/// What is known here of the record with the highest timestamp.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Highest {
+    /// The one among those that are here.
+    pub here: TimeFound,
+    /// Sealed segments that are not here and may have a higher one, or the same one earlier; oldest
+    /// first.
+    pub elsewhere: Vec<SegmentId>,
+}
 
 /// Which records count.
 #[derive(Clone, Copy)]
@@ -29,9 +49,9 @@ struct Range {
 pub(super) async fn find(
     shared: &Arc<Shared>,
     tools: &Tools,
-    at_least: TimestampMs,
-) -> Result<Found, ReadError> {
-    search(shared, tools, move |files, chain, range| {
+    (at_least, from): (TimestampMs, Offset),
+) -> Result<TimeFound, ReadError> {
+    search(shared, tools, from, move |files, chain, range| {
         for segment in chain {
             if !segment.held {
                 if segment.may_reach(at_least) {
@@ -48,9 +68,9 @@ pub(super) async fn find(
     .await
 }
 
-pub(super) async fn max(shared: &Arc<Shared>, tools: &Tools) -> Result<Found, ReadError> {
-    search(shared, tools, |files, chain, range| {
-        let mut best: Found = None;
+pub(super) async fn max(shared: &Arc<Shared>, tools: &Tools) -> Result<Highest, ReadError> {
+    search(shared, tools, Offset::ZERO, |files, chain, range| {
+        let mut best: TimeFound = None;
         // The newest segments are the likeliest; an older one with the same timestamp wins.
         let (held, elsewhere): (Vec<_>, Vec<_>) = chain.iter().partition(|segment| segment.held);
         for segment in held.into_iter().rev() {
@@ -67,23 +87,44 @@ pub(super) async fn max(shared: &Arc<Shared>, tools: &Tools) -> Result<Found, Re
                 segment.may_reach(TimestampMs(timestamp.0 + i64::from(later)))
             })
         };
-        match elsewhere.iter().find(beats) {
-            Some(segment) => Err(not_held(segment)),
-            None => Ok(best),
-        }
+        let elsewhere = elsewhere.iter().filter(beats);
+        Ok(Highest {
+            here: best,
+            elsewhere: elsewhere.map(|segment| segment.id).collect(),
+        })
     })
     .await
 }
 
-/// Runs `look` off the async workers, over the segments that hold readable records.
-async fn search(
+/// Of the records from `from` on of a sealed segment that is held.
+pub(super) async fn find_in_sealed(
+    tools: &Tools,
+    (segment, from): (Arc<Segment>, Offset),
+    sought: Sought,
+) -> Result<TimeFound, ReadError> {
+    let range = Range {
+        start: from,
+        end: segment.end().unwrap_or(segment.base),
+        decompressed_bytes_max: tools.options.decompressed_bytes_max,
+    };
+    let files = tools.files.clone();
+    blocking(tools, move || match sought {
+        Sought::AtLeast(at_least) => find_in(&files, &segment, at_least, range),
+        Sought::Highest => max_in(&files, &segment, None, range),
+    })
+    .await
+}
+
+/// Runs `look` off the async workers, over the segments that hold readable records from `from` on.
+async fn search<T: Send + 'static>(
     shared: &Arc<Shared>,
     tools: &Tools,
-    look: impl Fn(&Files, &[Arc<Segment>], Range) -> Result<Found, ReadError> + Clone + Send + 'static,
-) -> Result<Found, ReadError> {
+    from: Offset,
+    look: impl Fn(&Files, &[Arc<Segment>], Range) -> Result<T, ReadError> + Clone + Send + 'static,
+) -> Result<T, ReadError> {
     loop {
         let start = shared.ends().log_start;
-        let found = search_once(shared, tools, look.clone()).await;
+        let found = search_once(shared, tools, from, look.clone()).await;
         // A segment may have been dropped or replaced meanwhile: that is no damage.
         let is_gone = match found {
             Ok(_) => false,
@@ -96,17 +137,18 @@ async fn search(
     }
 }
 
-async fn search_once(
+async fn search_once<T: Send + 'static>(
     shared: &Arc<Shared>,
     tools: &Tools,
-    look: impl FnOnce(&Files, &[Arc<Segment>], Range) -> Result<Found, ReadError> + Send + 'static,
-) -> Result<Found, ReadError> {
+    from: Offset,
+    look: impl FnOnce(&Files, &[Arc<Segment>], Range) -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ReadError> {
     let state = *shared.state.read();
     if state.status == Status::Removed {
         return Err(ReadError::Removed);
     }
     let range = Range {
-        start: state.ends.log_start,
+        start: state.ends.log_start.max(from),
         end: state.ends.committed_end,
         decompressed_bytes_max: tools.options.decompressed_bytes_max,
     };
@@ -127,7 +169,7 @@ fn find_in(
     segment: &Segment,
     at_least: TimestampMs,
     range: Range,
-) -> Result<Found, ReadError> {
+) -> Result<TimeFound, ReadError> {
     if segment.state.read().max_timestamp < at_least {
         return Ok(None);
     }
@@ -141,7 +183,12 @@ fn find_in(
 }
 
 /// The first record of the range with the highest timestamp, unless it is below `best`.
-fn max_in(files: &Files, segment: &Segment, best: Found, range: Range) -> Result<Found, ReadError> {
+fn max_in(
+    files: &Files,
+    segment: &Segment,
+    best: TimeFound,
+    range: Range,
+) -> Result<TimeFound, ReadError> {
     let (highest, end) = {
         let state = segment.state.read();
         (state.max_timestamp, state.end)
@@ -154,7 +201,7 @@ fn max_in(files: &Files, segment: &Segment, best: Found, range: Range) -> Result
         return Ok(Some(found));
     }
     // Part of it does not count: its highest timestamp may be there. Look at all that does.
-    let mut top: Found = None;
+    let mut top: TimeFound = None;
     let start = segment.base.max(range.start);
     let from = (TimestampMs(i64::MIN), start);
     walk(files, segment, from, range, |header, batch| {
@@ -180,8 +227,8 @@ fn walk(
     segment: &Segment,
     (at_least, start): (TimestampMs, Offset),
     range: Range,
-    mut visit: impl FnMut(&BatchHeader, &[u8]) -> Result<Found, BadBatch>,
-) -> Result<Found, ReadError> {
+    mut visit: impl FnMut(&BatchHeader, &[u8]) -> Result<TimeFound, BadBatch>,
+) -> Result<TimeFound, ReadError> {
     let end = segment.end().unwrap_or(range.end);
     let io = |error: io::Error| io_error(&error, segment, start, end);
     let located = segment
@@ -229,7 +276,7 @@ fn walk(
 }
 
 /// The first record of a batch that is in the range and new enough.
-fn first_in(batch: &[u8], at_least: TimestampMs, range: Range) -> Result<Found, BadBatch> {
+fn first_in(batch: &[u8], at_least: TimestampMs, range: Range) -> Result<TimeFound, BadBatch> {
     let records = records(batch, range.decompressed_bytes_max).map_err(|_| BadBatch)?;
     for record in records.iter() {
         let record = record.map_err(|_| BadBatch)?;
@@ -241,9 +288,9 @@ fn first_in(batch: &[u8], at_least: TimestampMs, range: Range) -> Result<Found, 
 }
 
 /// The first record of a batch that is in the range and has the highest timestamp.
-fn max_of(batch: &[u8], range: Range) -> Result<Found, BadBatch> {
+fn max_of(batch: &[u8], range: Range) -> Result<TimeFound, BadBatch> {
     let records = records(batch, range.decompressed_bytes_max).map_err(|_| BadBatch)?;
-    let mut top: Found = None;
+    let mut top: TimeFound = None;
     for record in records.iter() {
         let record = record.map_err(|_| BadBatch)?;
         let higher = top.is_none_or(|(_, timestamp)| record.timestamp > timestamp);

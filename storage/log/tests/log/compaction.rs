@@ -598,7 +598,11 @@ impl World {
                 .collect()
         };
         assert_eq!(with_records(&rest), with_records(&all));
-        let found = self.partition.find_timestamp(TimestampMs(0)).await.unwrap();
+        let found = self
+            .partition
+            .find_timestamp(TimestampMs(0), Offset::ZERO)
+            .await
+            .unwrap();
         let first = all.iter().find_map(|(_, bytes)| {
             let opened = records(bytes, 1 << 20).unwrap();
             opened.iter().next().map(|record| record.unwrap().offset)

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mainstem_env::{Env, Fs, MemFs};
 use mainstem_log::{
     Commit, Flush, Log, LogOptions, Partition, PartitionError, PartitionSpec, Read, ReadError,
-    Role, SegmentSpec,
+    Role, SegmentSpec, Sought,
 };
 use mainstem_record::{Codec, Offset, TimestampMs};
 use mainstem_simulation::{Dice, Process, SimFs, World, run as simulate};
@@ -276,7 +276,7 @@ fn look_ups_by_time_pass_over_segments_that_are_too_old() {
         let other: Arc<dyn Fs> = Arc::new(MemFs::new());
         let (_log, target) = open(&other, replica_spec(&source, |_| false)).await;
         copy(&source, &target, 1).await.unwrap();
-        let find = |at: i64| target.find_timestamp(TimestampMs(at));
+        let find = |at: i64| target.find_timestamp(TimestampMs(at), Offset::ZERO);
         assert!(matches!(find(2000).await, Err(ReadError::NotHeld { .. })));
         for (segment, known) in source.chain.iter().zip(&source.facts) {
             target.tell_max_timestamp(segment.id, known.max_timestamp);
@@ -284,11 +284,31 @@ fn look_ups_by_time_pass_over_segments_that_are_too_old() {
         assert!(matches!(find(900).await, Err(ReadError::NotHeld { .. })));
         let found = find(2000).await.unwrap();
         assert_eq!(found, Some((Offset(1), TimestampMs(2000))));
-        let highest = target.max_timestamp().await;
-        assert!(matches!(highest, Err(ReadError::NotHeld { .. })));
+        // What was not found here is found by those who have it.
+        let later = target.find_timestamp(TimestampMs(900), Offset(1));
+        assert_eq!(later.await.unwrap(), found);
+        let highest = target.max_timestamp().await.unwrap();
+        assert_eq!(highest.here, found);
+        assert_eq!(highest.elsewhere, [source.chain[2].id]);
+        let whole = source.partition.max_timestamp().await.unwrap();
+        assert_eq!(whole.here, Some((Offset(2), TimestampMs(3000))));
+        for (number, spec) in source.chain.iter().take(3).enumerate() {
+            let at = TimestampMs(1000 * (number as i64 + 1));
+            let asked = [Sought::AtLeast(TimestampMs(at.0 - 5)), Sought::Highest];
+            for sought in asked {
+                let from = Offset::ZERO;
+                let found = source.partition.find_in_segment(spec.id, from, sought);
+                assert_eq!(found.await.unwrap(), Some((spec.base, at)));
+                let end = spec.end.unwrap_or(spec.base.next());
+                let none = source.partition.find_in_segment(spec.id, end, sought);
+                assert_eq!(none.await.unwrap(), None);
+            }
+        }
+        let not_here = target.find_in_segment(source.chain[0].id, Offset::ZERO, Sought::Highest);
+        assert!(matches!(not_here.await, Err(ReadError::NotHeld { .. })));
         copy(&source, &target, 2).await.unwrap();
         let highest = target.max_timestamp().await.unwrap();
-        assert_eq!(highest, Some((Offset(2), TimestampMs(3000))));
+        assert_eq!(highest, whole);
         assert_eq!(find(4000).await.unwrap(), None);
     });
 }

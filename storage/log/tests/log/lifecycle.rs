@@ -426,7 +426,7 @@ async fn sealed_and_active() -> (Partition, Held) {
 fn retention_during_a_search_by_time_is_no_damage() {
     run(async {
         let (partition, reads) = sealed_and_active().await;
-        let search = partition.find_timestamp(TimestampMs(1));
+        let search = partition.find_timestamp(TimestampMs(1), Offset::ZERO);
         let meanwhile = async {
             while reads.count() == 0 {
                 tokio::task::yield_now().await;

@@ -444,11 +444,22 @@ impl World {
             records.filter(|(o, _)| *o >= ends.log_start && *o < ends.committed_end)
         };
         let at_least = TimestampMs(dice.below(self.counter + 8) as i64);
-        let found = self.partition.find_timestamp(at_least).await.unwrap();
+        let found = self
+            .partition
+            .find_timestamp(at_least, Offset::ZERO)
+            .await
+            .unwrap();
         assert_eq!(found, readable().find(|(_, t)| *t >= at_least));
         let highest = readable().map(|(_, t)| t).max();
         let found = self.partition.max_timestamp().await.unwrap();
-        assert_eq!(found, readable().find(|(_, t)| Some(*t) == highest));
+        assert_eq!(found.here, readable().find(|(_, t)| Some(*t) == highest));
+        assert_eq!(found.elsewhere, []);
+        let from = Offset(dice.below(self.records.len() as u64 + 2) as i64);
+        let found = self.partition.find_timestamp(at_least, from).await.unwrap();
+        assert_eq!(
+            found,
+            readable().find(|(o, t)| *o >= from && *t >= at_least)
+        );
     }
 
     async fn seal(&mut self) {

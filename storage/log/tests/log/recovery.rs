@@ -194,7 +194,7 @@ async fn seen(partition: &Partition) -> impl PartialEq + std::fmt::Debug {
     for at_least in 0..70 {
         times.push(
             partition
-                .find_timestamp(TimestampMs(at_least))
+                .find_timestamp(TimestampMs(at_least), Offset::ZERO)
                 .await
                 .unwrap(),
         );

@@ -54,7 +54,9 @@ fn timestamps_are_found_exactly_inside_compressed_batches() {
                     .skip(start as usize)
                     .find(|(_, t)| **t >= at_least)
                     .map(|(offset, t)| (Offset(offset as i64), TimestampMs(*t)));
-                let found = partition.find_timestamp(TimestampMs(at_least)).await;
+                let found = partition
+                    .find_timestamp(TimestampMs(at_least), Offset::ZERO)
+                    .await;
                 assert_eq!(found, Ok(expected), "from {start} at {at_least}");
             }
             let readable = all.iter().enumerate().skip(start as usize);
@@ -62,7 +64,8 @@ fn timestamps_are_found_exactly_inside_compressed_batches() {
                 .rev()
                 .max_by_key(|(_, t)| **t)
                 .map(|(offset, t)| (Offset(offset as i64), TimestampMs(*t)));
-            assert_eq!(partition.max_timestamp().await, Ok(expected));
+            let highest = partition.max_timestamp().await.unwrap();
+            assert_eq!(highest.here, expected);
         }
     });
 }
@@ -86,12 +89,10 @@ fn time_of_append_is_stamped_and_told() {
         let (header, bytes) = &batches[0];
         assert_eq!(header.max_timestamp, stamped);
         assert_eq!(mainstem_record::validate(bytes), Ok(*header));
-        let found = partition.find_timestamp(stamped).await;
+        let found = partition.find_timestamp(stamped, Offset::ZERO).await;
         assert_eq!(found, Ok(Some((Offset(0), stamped))));
-        assert_eq!(
-            partition.max_timestamp().await,
-            Ok(Some((Offset(0), stamped)))
-        );
+        let highest = partition.max_timestamp().await.unwrap();
+        assert_eq!(highest.here, Some((Offset(0), stamped)));
     });
 }
 
@@ -109,7 +110,7 @@ fn damage_in_the_header_of_a_batch_that_is_passed_over_is_an_error() {
             let ticket = partition.append(append(batch)).await.unwrap();
             ticket.await.unwrap();
         }
-        let look = || partition.find_timestamp(TimestampMs(1 << 40));
+        let look = || partition.find_timestamp(TimestampMs(1 << 40), Offset::ZERO);
         let found = Some((Offset(0), TimestampMs(1 << 40)));
         assert_eq!(look().await, Ok(found));
         let topic = partition_id(0).topic;
@@ -118,7 +119,10 @@ fn damage_in_the_header_of_a_batch_that_is_passed_over_is_an_error() {
         let file = fs.open(path.as_ref(), OpenMode::ReadWrite).unwrap();
         file.write_all_vectored_at(&[IoSlice::new(&[0; 4])], MAX_TIMESTAMP_AT)
             .unwrap();
-        for result in [look().await, partition.max_timestamp().await] {
+        for result in [
+            look().await,
+            partition.max_timestamp().await.map(|highest| highest.here),
+        ] {
             let base = Offset(0);
             assert!(matches!(result, Err(ReadError::Damaged { base: at, .. }) if at == base));
         }

@@ -9,7 +9,7 @@ use mainstem_record::{BrokerId, PartitionId, SegmentId};
 use crate::wire::{Asked, CopyAnswer, CopyQuestion, WireError};
 
 /// How long one answer is waited for: it carries some MiB at most.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest thing that is read in parts.
 const WHOLE_BYTES_MAX: u64 = 96 << 20;
 
@@ -44,9 +44,19 @@ impl Asker {
         to: BrokerId,
         question: CopyQuestion,
     ) -> Result<CopyAnswer, AskError> {
+        self.ask_within(to, question, TIMEOUT).await
+    }
+
+    /// As [`Self::ask`], with another limit.
+    pub(super) async fn ask_within(
+        &self,
+        to: BrokerId,
+        question: CopyQuestion,
+        limit: Duration,
+    ) -> Result<CopyAnswer, AskError> {
         let peers = self.peers.as_ref().ok_or(AskError::Alone)?;
-        let body = question.encode();
-        let answer = peers.call(to, Service::COPY, body, TIMEOUT).await?;
+        let answer = peers.call(to, Service::COPY, question.encode(), limit);
+        let answer = answer.await?;
         Ok(CopyAnswer::decode(answer)?)
     }
 

@@ -138,7 +138,7 @@ async fn fetch(
     };
     match asker.ask(from, question).await? {
         CopyAnswer::Chunk(bytes) => Ok(bytes),
-        CopyAnswer::Batches { .. } | CopyAnswer::Part { .. } => Err(AskError::Other),
+        _ => Err(AskError::Other),
     }
 }
 

@@ -5,7 +5,7 @@
 //!   sealed:  replica without all of it  ── facts, chunks ──> complete replica           (R33, R34)
 //!            └─ every chunk, then every batch checked; fsync; in the chain; AddComplete
 //!   leader:  of a segment before which it has nothing ── memory ──> whoever has it
-//!   readers: of a segment that is not held here ── batches ──> complete replica
+//!   readers: of a segment that is not held here ── batches, times ──> complete replica
 //! ```
 //! What is copied is read from the image, again whenever something about a partition has changed
 //! ([`plan`]): the segments with the fewest complete copies first, a few at a time, no faster than

@@ -75,6 +75,10 @@ impl<H: Copies> CopyService<H> {
                 let chunk = log.read(read).await.map_err(unread)?;
                 Ok(CopyAnswer::encode_batches(chunk.next, &chunk.batches))
             }
+            Asked::Time { from, sought } => {
+                let found = log.find_in_segment(segment, from, sought).await;
+                Ok(CopyAnswer::Found(found.map_err(unread)?).encode())
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! Copies between brokers: tails of fenced segments (R24), and what is sealed: whole segments for
-//! those who lack them (R33, R34), and batches of them for readers.
+//! those who lack them (R33, R34), and for readers batches of them and what is there at a time.
 
 use bytes::Bytes;
+use mainstem_log::{Sought, TimeFound};
 use mainstem_record::{Member, Offset, PartitionId, SegmentId};
 
 use super::{
@@ -14,6 +15,8 @@ const MEMORY: u8 = 2;
 const FACTS: u8 = 3;
 const CHUNK: u8 = 4;
 const BATCHES: u8 = 5;
+const AT_TIME: u8 = 6;
+const HIGHEST: u8 = 7;
 
 /// A question about one segment that another broker holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +66,14 @@ pub enum Asked {
         /// The most bytes; a single batch may be longer.
         bytes_max: u32,
     },
+    /// A record of it, sealed, by its timestamp ([`mainstem_log::Partition::find_in_segment`]).
+    /// Answered by [`CopyAnswer::Found`].
+    Time {
+        /// Records below do not count.
+        from: Offset,
+        /// Which.
+        sought: Sought,
+    },
 }
 
 /// The answer to a [`CopyQuestion`].
@@ -85,6 +96,8 @@ pub enum CopyAnswer {
     },
     /// A chunk.
     Chunk(Bytes),
+    /// The record that was looked for, if there is one.
+    Found(TimeFound),
 }
 
 // === impl CopyQuestion ===
@@ -98,6 +111,10 @@ impl CopyQuestion {
             Asked::Facts { .. } => FACTS,
             Asked::Chunk { .. } => CHUNK,
             Asked::Batches { .. } => BATCHES,
+            Asked::Time { sought, .. } => match sought {
+                Sought::AtLeast(_) => AT_TIME,
+                Sought::Highest => HIGHEST,
+            },
         };
         let mut body = Body::new(kind, 60);
         body.partition(self.partition);
@@ -117,6 +134,12 @@ impl CopyQuestion {
             Asked::Batches { from, bytes_max } => {
                 body.offset(from);
                 body.u32(bytes_max);
+            }
+            Asked::Time { from, sought } => {
+                body.offset(from);
+                if let Sought::AtLeast(at_least) = sought {
+                    body.timestamp(at_least);
+                }
             }
         }
         body.done()
@@ -148,6 +171,14 @@ impl CopyQuestion {
                 from: fields.offset()?,
                 bytes_max: fields.u32()?,
             },
+            AT_TIME => Asked::Time {
+                from: fields.offset()?,
+                sought: Sought::AtLeast(fields.timestamp()?),
+            },
+            HIGHEST => Asked::Time {
+                from: fields.offset()?,
+                sought: Sought::Highest,
+            },
             unknown => return Err(WireError::Kind(unknown)),
         };
         fields.end(Self {
@@ -174,6 +205,15 @@ impl CopyAnswer {
             Self::Chunk(bytes) => {
                 let mut body = Body::new(CHUNK, bytes.len());
                 body.slice(bytes);
+                body.done()
+            }
+            Self::Found(found) => {
+                let mut body = Body::new(AT_TIME, 17);
+                body.bool(found.is_some());
+                if let Some((offset, timestamp)) = found {
+                    body.offset(*offset);
+                    body.timestamp(*timestamp);
+                }
                 body.done()
             }
         }
@@ -206,6 +246,13 @@ impl CopyAnswer {
                 bytes: fields.rest(),
             }),
             CHUNK => Ok(Self::Chunk(fields.rest())),
+            AT_TIME => {
+                let found = match fields.bool()? {
+                    true => Some((fields.offset()?, fields.timestamp()?)),
+                    false => None,
+                };
+                fields.end(Self::Found(found))
+            }
             unknown => Err(WireError::Kind(unknown)),
         }
     }

@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use mainstem_log::Sought;
 use mainstem_record::{
     BrokerId, Incarnation, LeaderEpoch, Member, Offset, PartitionId, PartitionIndex, SegmentId,
     TimestampMs, TopicId,
@@ -234,6 +235,8 @@ proptest! {
             Asked::Facts { position },
             Asked::Chunk { number: credit },
             Asked::Batches { from: at, bytes_max: credit },
+            Asked::Time { from: at, sought: Sought::AtLeast(TimestampMs(position as i64)) },
+            Asked::Time { from: at, sought: Sought::Highest },
         ] {
             let question = CopyQuestion { partition, segment, asked };
             prop_assert_eq!(CopyQuestion::decode(question.encode()), Ok(question));
@@ -250,6 +253,8 @@ proptest! {
         for answer in [
             CopyAnswer::Part { total: position, bytes: bytes.clone() },
             CopyAnswer::Chunk(bytes),
+            CopyAnswer::Found(None),
+            CopyAnswer::Found(Some((at, TimestampMs(position as i64)))),
         ] {
             prop_assert_eq!(CopyAnswer::decode(answer.encode()), Ok(answer));
         }

@@ -111,9 +111,9 @@ impl Hub {
             filters.looked_up.insert(id, looked_up);
         }
         let lookup = filters.looked_up.get(&id).map(|known| &known.lookup);
-        match (lookup, partition.local()) {
-            (Some(Lookup::Hits(hits)), Some(partition)) => {
-                let read = partition.read_hits(hits, from, CATCH_UP_READ_BYTES);
+        match lookup {
+            Some(Lookup::Hits(hits)) => {
+                let read = partition.read_hits(hits, (from, CATCH_UP_READ_BYTES));
                 Reading::of(read.await, from)
             }
             _ => self.read_log(id, from, CATCH_UP_READ_BYTES).await,
@@ -259,7 +259,7 @@ impl Reading {
             Err(ReadError::OutOfRange { log_end, .. }) => Self::Gap(log_end, Lost::Retention),
             Err(ReadError::Damaged { end, .. }) => Self::Gap(end.max(from.next()), Lost::Damage),
             Err(ReadError::Removed) => Self::Gone,
-            // It may be copied to this node.
+            // Who has it may be back.
             Err(ReadError::NotHeld { .. } | ReadError::Io(_)) => Self::Retry,
         }
     }

@@ -50,7 +50,7 @@ pub(crate) async fn rebuilt_from_batches(sim: &Sim, before: &SimFs, contents: &[
             1000 + sim.numbers as i64 / 2,
             1000 + sim.numbers as i64,
         ] {
-            let find = here.find_timestamp(TimestampMs(wanted));
+            let find = here.find_timestamp(TimestampMs(wanted), Offset::ZERO);
             let found = finish(&node.process.env, find).await;
             // A read begins with a whole batch, a part of which may lie below the log start.
             let mut readable = content.seen.iter().filter(|seen| seen.offset >= from);

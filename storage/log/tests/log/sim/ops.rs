@@ -287,7 +287,7 @@ impl Sim {
         let times: Vec<_> = all.iter().map(|(o, id)| (*o, id.timestamp())).collect();
         let wanted = 1000 + self.dice.below(self.numbers + 8) as i64;
         let found = loop {
-            let find = partition.find_timestamp(TimestampMs(wanted));
+            let find = partition.find_timestamp(TimestampMs(wanted), Offset::ZERO);
             match finish(&self.node.process.env, find).await {
                 Err(ReadError::Io(_)) => {}
                 other => break other,

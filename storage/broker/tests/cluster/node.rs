@@ -1,11 +1,10 @@
-//! Three brokers, nothing of them made up, on simulated networks and disks: what Kafka asks of them when
-//! a leader and coordinator dies.
+//! Three whole brokers, nothing of them made up, on simulated networks and disks.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use mainstem_broker::{
-    Acks, Broker, BrokerDeps, Caller, CommitPartition, CommitRequest, CommitTopic, ErrorCode,
-    NewTopicRequest, Produced, TopicRef,
+    Acks, Broker, BrokerDeps, Caller, CommitPartition, CommitRequest, CommitTopic, Produced,
+    TopicRef,
 };
 use mainstem_config::{Config, Sources, load};
 use mainstem_env::Env;
@@ -18,7 +17,7 @@ use mainstem_record::{
     BatchBuilder, BatchOptions, BrokerId, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch,
     ProducerId, Sequence, TimestampMs,
 };
-use mainstem_simulation::{HostId, Process, World, run};
+use mainstem_simulation::{HostId, Process, World};
 use prometheus::Registry;
 use uuid::Uuid;
 
@@ -27,17 +26,18 @@ const PORT: u16 = 9301;
 const NODES: i32 = 3;
 /// Nothing takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
-const TOPIC: TopicRef<'static> = TopicRef::Name("t");
-const INDEX: PartitionIndex = PartitionIndex(0);
+pub(crate) const TOPIC: TopicRef<'static> = TopicRef::Name("t");
+pub(crate) const INDEX: PartitionIndex = PartitionIndex(0);
 
-struct Node {
-    broker: Broker,
-    process: Process,
+pub(crate) struct Node {
+    pub(crate) broker: Broker,
+    pub(crate) metadata: Metadata,
+    pub(crate) process: Process,
 }
 
-struct Cluster {
-    env: Env,
-    nodes: BTreeMap<i32, Node>,
+pub(crate) struct Cluster {
+    pub(crate) env: Env,
+    pub(crate) nodes: BTreeMap<i32, Node>,
 }
 
 fn host(id: i32) -> HostId {
@@ -48,11 +48,11 @@ fn address(id: i32) -> String {
     format!("{}:{PORT}", host(id).ip())
 }
 
-fn caller() -> Caller {
+pub(crate) fn caller() -> Caller {
     Caller::anonymous(([127, 0, 0, 1], 1).into(), "client")
 }
 
-fn config(id: i32) -> Config {
+fn config(id: i32, copy_rate: Option<u64>) -> Config {
     let flags = [
         ("node.id", id.to_string()),
         ("data.dir", "/data".to_owned()),
@@ -69,10 +69,13 @@ fn config(id: i32) -> Config {
     };
     let mut config = load(sources).expect("a legal configuration");
     config.cluster.seeds = (1..=NODES).map(address).collect();
+    if let Some(rate) = copy_rate {
+        config.cluster.copy_bytes_per_second = rate;
+    }
     config
 }
 
-async fn start(process: Process, id: i32) -> Node {
+async fn start(process: Process, id: i32, copy_rate: Option<u64>) -> Node {
     let env = process.env.clone();
     let number = u64::try_from(id).expect("positive");
     let directory_id = Uuid::from_u128(u128::from(number));
@@ -98,7 +101,7 @@ async fn start(process: Process, id: i32) -> Node {
     };
     let metadata = Metadata::start_in_cluster(env.clone(), options, together);
     let metadata = metadata.await.expect("metadata");
-    let config = config(id);
+    let config = config(id, copy_rate);
     env.fs
         .create_dir_all(&config.data_dir)
         .expect("a directory");
@@ -114,7 +117,7 @@ async fn start(process: Process, id: i32) -> Node {
     let broker = Broker::start(BrokerDeps {
         env,
         config: Arc::new(config),
-        metadata,
+        metadata: metadata.clone(),
         log,
         log_events,
         peers: Some(peers),
@@ -124,7 +127,11 @@ async fn start(process: Process, id: i32) -> Node {
         directory_id,
     });
     let broker = broker.await.expect("the broker");
-    Node { broker, process }
+    Node {
+        broker,
+        metadata,
+        process,
+    }
 }
 
 /// One record of an idempotent producer.
@@ -143,14 +150,19 @@ fn batch(producer: ProducerId, sequence: i32) -> bytes::Bytes {
 // === impl Cluster ===
 
 impl Cluster {
-    async fn start(world: World) -> Self {
+    pub(crate) async fn start(world: World) -> Self {
+        Self::start_with(world, None).await
+    }
+
+    /// Nodes that copy sealed segments at `copy_rate` bytes per second.
+    pub(crate) async fn start_with(world: World, copy_rate: Option<u64>) -> Self {
         let env = world.process_on(HostId(99), &world.disk(), 999).env;
         let starting: Vec<_> = (1..=NODES)
             .map(|id| {
                 let number = u64::try_from(id).expect("positive");
                 let process = world.process_on(host(id), &world.disk(), number * 100);
                 let inside = process.clone();
-                process.env.start("node", start(inside, id))
+                process.env.start("node", start(inside, id, copy_rate))
             })
             .collect();
         let mut nodes = BTreeMap::new();
@@ -161,7 +173,7 @@ impl Cluster {
     }
 
     /// Asks all nodes until one answers as it should, as clients do that look for the right one.
-    async fn ask<T, F: Future<Output = Option<T>>>(
+    pub(crate) async fn ask<T, F: Future<Output = Option<T>>>(
         &self,
         what: &str,
         ask: impl Fn(Broker) -> F,
@@ -178,7 +190,7 @@ impl Cluster {
         }
     }
 
-    async fn produce(&self, producer: ProducerId, sequence: i32) -> (i32, Produced) {
+    pub(crate) async fn produce(&self, producer: ProducerId, sequence: i32) -> (i32, Produced) {
         let env = &self.env;
         self.ask("produced", |broker| async move {
             let batch = batch(producer, sequence);
@@ -196,7 +208,7 @@ impl Cluster {
         .await
     }
 
-    async fn commit(&self, offset: i64) -> i32 {
+    pub(crate) async fn commit(&self, offset: i64) -> i32 {
         let committed = self.ask("committed", |broker| async move {
             let partition = CommitPartition {
                 index: INDEX,
@@ -222,7 +234,7 @@ impl Cluster {
         committed.await.0
     }
 
-    async fn committed(&self) -> Offset {
+    pub(crate) async fn committed(&self) -> Offset {
         let fetched = self.ask("fetched", |broker| async move {
             let wanted = Some(vec![("t".to_owned(), vec![INDEX])]);
             let caller = caller();
@@ -233,79 +245,4 @@ impl Cluster {
         });
         fetched.await.1
     }
-}
-
-/// Kills the leader of the topic, or the coordinator of the group; often they are one.
-fn fail_over(seed: u64, kill_coordinator: bool) {
-    run(seed, move |world| async move {
-        let mut cluster = Cluster::start(world).await;
-        let any = cluster.nodes[&2].broker.clone();
-        let new = NewTopicRequest {
-            name: "t".to_owned(),
-            partitions: 1,
-            replication_factor: -1,
-            assignments: Vec::new(),
-            configs: vec![("min.insync.replicas".to_owned(), Some("2".to_owned()))],
-        };
-        let created = any.create_topics(&caller(), vec![new], false).await;
-        let created = created.into_iter().next().expect("one").expect("created");
-        assert_eq!(created.replication_factor, 3);
-        let internal = any.image().topic("__consumer_offsets").cloned();
-        assert_eq!(internal.expect("made").replication_factor, 3);
-
-        let ids = any.init_producer_id(&caller(), None, None).await;
-        let (producer, _) = ids.expect("an id");
-        let (leader, first) = cluster.produce(producer, 0).await;
-        assert_eq!(first.base_offset, Offset(0));
-        let coordinator = cluster.commit(1).await;
-        let knowing = cluster.nodes.values().filter(|node| {
-            let hint = node.broker.leader_hint(&TOPIC, INDEX).expect("known");
-            assert_eq!(hint.leader.expect("led").id, BrokerId(leader));
-            let found = node.broker.groups().coordinator_of("g");
-            found.expect("known").id == BrokerId(coordinator)
-        });
-        assert_eq!(knowing.count(), 3, "every node knows both");
-
-        let victim = if kill_coordinator {
-            coordinator
-        } else {
-            leader
-        };
-        let node = cluster.nodes.remove(&victim).expect("known");
-        node.process.end();
-        // A repeated send is recognised, and the next one goes on.
-        let (next, again) = cluster.produce(producer, 0).await;
-        assert_ne!(next, victim);
-        assert_eq!(
-            again.base_offset,
-            Offset(0),
-            "sequence state came with the log"
-        );
-        let (_, second) = cluster.produce(producer, 1).await;
-        assert_eq!(second.base_offset, Offset(1));
-        assert_eq!(cluster.committed().await, Offset(1));
-        cluster.commit(2).await;
-        assert_eq!(cluster.committed().await, Offset(2));
-
-        // The old epoch ends where the new one begins; who asks with it is told to look again.
-        let broker = cluster.nodes[&next].broker.clone();
-        let image = broker.image();
-        let record = image.topic("t").expect("known").partitions[0].clone();
-        let (old, new) = (LeaderEpoch(0), record.epoch());
-        if victim != leader {
-            assert_eq!((new, next), (old, leader), "nobody else had to lead");
-            return;
-        }
-        assert!(new > old);
-        let end = broker.epoch_end(&caller(), (&TOPIC, INDEX), LeaderEpoch::NONE, old);
-        assert_eq!(end, Ok((old, record.segments[0].end.expect("sealed"))));
-        let fenced = broker.epoch_end(&caller(), (&TOPIC, INDEX), old, old);
-        assert_eq!(fenced, Err(ErrorCode::FencedLeaderEpoch));
-    });
-}
-
-#[test]
-fn producers_and_groups_go_on_when_leader_or_coordinator_dies() {
-    fail_over(1, false);
-    fail_over(2, true);
 }
