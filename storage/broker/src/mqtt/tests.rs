@@ -4,6 +4,7 @@ mod broken;
 mod cluster;
 mod counts;
 mod dictionary;
+mod elsewhere;
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 

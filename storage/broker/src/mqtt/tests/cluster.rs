@@ -10,13 +10,18 @@ use super::*;
 use crate::topics::{NewTopic, Replicas};
 
 /// Three nodes, numbered from 1.
-struct Cluster {
-    nodes: BTreeMap<i32, Life>,
+pub(super) struct Cluster {
+    pub(super) nodes: BTreeMap<i32, Life>,
     _dir: tempfile::TempDir,
 }
 
 /// Starts one of the nodes whose peers listen at `seeds`.
-async fn start_node(dir: &Path, (node, peers): (i32, &Peers), seeds: &[String]) -> Life {
+async fn start_node(
+    dir: &Path,
+    (node, peers): (i32, &Peers),
+    seeds: &[String],
+    copy_rate: u64,
+) -> Life {
     let directory_id = Uuid::from_u128(node.unsigned_abs().into());
     let together = ClusterOptions {
         transport: Arc::new(PeersTransport::new(peers.clone())),
@@ -38,6 +43,7 @@ async fn start_node(dir: &Path, (node, peers): (i32, &Peers), seeds: &[String]) 
         node_id: node,
         ..Config::default()
     };
+    config.cluster.copy_bytes_per_second = copy_rate;
     config.mqtt.sessions_partitions = 2;
     config.mqtt.retained_partitions = 1;
     let config = Arc::new(config);
@@ -46,6 +52,11 @@ async fn start_node(dir: &Path, (node, peers): (i32, &Peers), seeds: &[String]) 
 
 impl Cluster {
     async fn start() -> Self {
+        Self::start_with(Config::default().cluster.copy_bytes_per_second).await
+    }
+
+    /// Nodes that copy sealed segments at `copy_rate` bytes per second.
+    pub(super) async fn start_with(copy_rate: u64) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut all = Vec::new();
         for node in 1..=3_i32 {
@@ -63,7 +74,7 @@ impl Cluster {
         let seeds: Vec<String> = all.iter().map(address).collect();
         let start = |node: usize| {
             let number = i32::try_from(node + 1).expect("one of three");
-            start_node(dir.path(), (number, &all[node]), &seeds)
+            start_node(dir.path(), (number, &all[node]), &seeds, copy_rate)
         };
         let (one, two, three) = tokio::join!(start(0), start(1), start(2));
         Self {
@@ -72,17 +83,21 @@ impl Cluster {
         }
     }
 
-    fn core(&self, node: i32) -> &Arc<Core> {
+    pub(super) fn core(&self, node: i32) -> &Arc<Core> {
         &self.nodes[&node].core
     }
 
     /// A topic with one partition that `node` leads.
     async fn topic(&self, name: &str, node: i32) {
+        self.topic_of(name, node, TopicOrigin::Admin).await;
+    }
+
+    pub(super) async fn topic_of(&self, name: &str, node: i32, origin: TopicOrigin) -> PartitionId {
         let new = NewTopic {
             name: name.to_owned(),
             partitions: 1,
             replicas: Replicas::Assigned(vec![vec![BrokerId(node)]]),
-            origin: TopicOrigin::Admin,
+            origin,
             configs: BTreeMap::new(),
         };
         let topic = self.core(node).create_topic(new).await.expect("a topic");
@@ -92,9 +107,10 @@ impl Cluster {
             index,
         };
         assert!(self.core(node).leads(id));
+        id
     }
 
-    async fn connect(&self, node: i32, client: &str, expiry_s: u32) -> Connected {
+    pub(super) async fn connect(&self, node: i32, client: &str, expiry_s: u32) -> Connected {
         self.connect_with(node, client, expiry_s, |_| ()).await
     }
 
