@@ -48,7 +48,12 @@ enum Away {
     /// What is wanted is here.
     No,
     /// It is not, and was not asked for yet.
-    Wanted,
+    Wanted {
+        /// How much of the response is kept free for it.
+        bytes_max: usize,
+        /// The first batch comes whatever its size.
+        first: bool,
+    },
     /// They are in the response. What is sealed does not change, so they are not read again.
     Read,
     /// Nobody had them.
@@ -244,7 +249,7 @@ impl Reading {
     fn available(&self) -> usize {
         let source = match (&self.source, self.away) {
             (_, Away::Read) => return self.response.bytes(),
-            (Ok(source), Away::No | Away::Wanted) => source,
+            (Ok(source), Away::No | Away::Wanted { .. }) => source,
             (Err(_), _) | (_, Away::Failed) => return 0,
         };
         let bytes = source.available_bytes(Offset(self.wanted.offset));
@@ -278,7 +283,7 @@ impl Reading {
             let last_epoch = LeaderEpoch(self.wanted.last_epoch);
             match source.read(from, last_epoch, bytes_max, first).await {
                 Ok(Some(chunk)) => response.records = chunk.batches,
-                Ok(None) => self.away = Away::Wanted,
+                Ok(None) => self.away = Away::Wanted { bytes_max, first },
                 Err(error) if error.code.is_ok() => {
                     response.diverging = error.diverging.map(|(epoch, end)| (epoch.0, end.0));
                 }
@@ -296,15 +301,17 @@ impl Reading {
         self.response = response;
     }
 
-    /// Takes what another broker gave, if there is room for it.
-    fn take(
-        &mut self,
-        call: &Call<'_>,
-        read: Result<Vec<Bytes>, FetchError>,
-        (room, first): (usize, bool),
-    ) {
+    fn is_wanted(&self) -> bool {
+        matches!(self.away, Away::Wanted { .. })
+    }
+
+    /// Takes what another broker gave, if it fits.
+    fn take(&mut self, call: &Call<'_>, read: Result<Vec<Bytes>, FetchError>) {
+        let Away::Wanted { bytes_max, first } = self.away else {
+            return;
+        };
         match read {
-            Ok(records) if first || length(&records) <= room => {
+            Ok(records) if first || length(&records) <= bytes_max => {
                 self.response.records = records;
                 self.away = Away::Read;
             }
@@ -407,57 +414,70 @@ impl<'a> Poll<'a> {
     /// Reads every partition in order, within the limits. The first batch of the first partition
     /// that has one is returned whatever its size (KIP-74).
     async fn read_all(&mut self) {
-        let mut remaining = self.lease_memory().await;
+        let bytes_max = self.lease_memory().await;
+        self.read_here(bytes_max).await;
+        if self.read_elsewhere(bytes_max).await {
+            // What was kept free for those who have failed is for those behind them.
+            self.read_here(bytes_max).await;
+        }
+    }
+
+    /// Reads what is here. For what is not, room is kept free in its place.
+    async fn read_here(&mut self, bytes_max: usize) {
         let aborted_list = self.limits.isolation == Isolation::ReadCommitted;
-        let mut first = true;
+        let (mut remaining, mut first) = (bytes_max, true);
         for reading in &mut self.readings {
             let bytes_max = reading.partition_bytes_max().min(remaining);
             reading
                 .read(self.call, bytes_max, first, aborted_list)
                 .await;
-            let bytes = reading.response.bytes();
-            first &= bytes == 0;
+            let bytes = match reading.away {
+                Away::Wanted { bytes_max, .. } => bytes_max,
+                _ => reading.response.bytes(),
+            };
+            first &= bytes == 0 && !reading.is_wanted();
             remaining = remaining.saturating_sub(bytes);
         }
-        self.read_elsewhere((remaining, first)).await;
     }
 
     /// Reads what is not here, after all that is: together, so that the one is not kept waiting by
-    /// the broker that is asked for the other.
-    async fn read_elsewhere(&mut self, (mut remaining, mut first): (usize, bool)) {
+    /// the broker that is asked for the other. Returns whether something was in vain.
+    async fn read_elsewhere(&mut self, bytes_max: usize) -> bool {
         let env = &self.call.context.env;
-        let mut asked = VecDeque::new();
-        let mut room = remaining;
-        let wanted = |reading: &Reading| reading.away == Away::Wanted;
-        for reading in self.readings.iter().filter(|reading| wanted(reading)) {
-            let Ok(source) = reading.source.clone() else {
+        let (mut asked, mut room) = (VecDeque::new(), bytes_max);
+        for reading in &self.readings {
+            let (Away::Wanted { bytes_max, .. }, Ok(source)) = (reading.away, &reading.source)
+            else {
                 continue;
             };
-            if room == 0 && !(first && asked.is_empty()) {
+            if room == 0 && !asked.is_empty() {
+                // It goes before others next time.
                 break;
             }
-            let bytes_max = reading.partition_bytes_max().min(room);
             room = room.saturating_sub(bytes_max.max(ELSEWHERE_BYTES_MIN));
-            let from = Offset(reading.wanted.offset);
+            let (source, from) = (source.clone(), Offset(reading.wanted.offset));
             let read = async move {
                 let read = source.read_elsewhere(from, bytes_max).await;
                 read.map(|chunk| chunk.batches)
             };
             asked.push_back(env.start("fetch-elsewhere", read));
         }
-        for reading in self.readings.iter_mut().filter(|reading| wanted(reading)) {
+        let mut is_in_vain = false;
+        for reading in self
+            .readings
+            .iter_mut()
+            .filter(|reading| reading.is_wanted())
+        {
             let Some(answer) = asked.pop_front() else {
                 break;
             };
             let read = answer.await;
             // The node stops.
             let read = read.unwrap_or(Err(FetchError::from(ErrorCode::NotLeaderOrFollower)));
-            let bytes_max = reading.partition_bytes_max().min(remaining);
-            reading.take(self.call, read, (bytes_max, first));
-            let bytes = reading.response.bytes();
-            first &= bytes == 0;
-            remaining = remaining.saturating_sub(bytes);
+            reading.take(self.call, read);
+            is_in_vain |= reading.away == Away::Failed;
         }
+        is_in_vain
     }
 
     /// Takes memory for about what will be read. Returns how much may be read.

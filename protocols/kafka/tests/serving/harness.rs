@@ -20,6 +20,7 @@ use mainstem_kafka::{KafkaDeps, KafkaProtocol};
 use mainstem_log::{Log, LogOptions};
 use mainstem_metadata::{Metadata, MetadataOptions, StoreKind};
 use mainstem_net::Connection;
+use mainstem_peers::Peers;
 use mainstem_record::{BatchBuilder, TimestampMs};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_util::sync::CancellationToken;
@@ -28,9 +29,10 @@ use uuid::Uuid;
 /// Bytes that fit between client and server without either reading.
 const PIPE_BYTES: usize = 1 << 20;
 
-/// A node of one broker.
+/// A node, of a cluster of one if nothing else is said.
 pub(crate) struct Node {
     pub(crate) protocol: KafkaProtocol,
+    pub(crate) metadata: Metadata,
     pub(crate) registry: prometheus::Registry,
     pub(crate) drain: CancellationToken,
     env: Env,
@@ -53,6 +55,21 @@ impl Node {
     /// A node with some keys set.
     pub(crate) async fn with(flags: &[(&str, &str)]) -> Self {
         let env = Env::real().with_fs(Arc::new(MemFs::new()));
+        let options = MetadataOptions {
+            dir: "/data".into(),
+            node_id: 1,
+            store: StoreKind::Memory,
+        };
+        let metadata = Metadata::start(env.clone(), options).await;
+        Self::over((env, metadata.expect("metadata")), None, flags).await
+    }
+
+    /// A node over its metadata, with its connections to others.
+    pub(crate) async fn over(
+        (env, metadata): (Env, Metadata),
+        peers: Option<Peers>,
+        flags: &[(&str, &str)],
+    ) -> Self {
         let registry = prometheus::Registry::new();
         let mut all = vec![
             ("group.initial.rebalance.delay.ms", "0"),
@@ -68,14 +85,6 @@ impl Node {
             flags: flags.collect(),
         };
         let config: Arc<Config> = Arc::new(load(sources).expect("config"));
-        let options = MetadataOptions {
-            dir: "/data".into(),
-            node_id: 1,
-            store: StoreKind::Memory,
-        };
-        let metadata = Metadata::start(env.clone(), options)
-            .await
-            .expect("metadata");
         let options = LogOptions {
             journal_bytes: 1 << 20,
             ..LogOptions::new("/data/log".into())
@@ -83,17 +92,18 @@ impl Node {
         let (log, log_events) = Log::start(env.clone(), options, &registry)
             .await
             .expect("log");
+        let address = peers.as_ref().and_then(Peers::local_addr);
         let deps = BrokerDeps {
             env: env.clone(),
             config: config.clone(),
-            metadata,
+            metadata: metadata.clone(),
             log,
             log_events,
-            peers: None,
-            peer_address: None,
+            peers,
+            peer_address: address.map(|address| address.to_string()),
             registry: registry.clone(),
             advertise: ("broker.test".to_owned(), 9092),
-            directory_id: Uuid::from_u128(1),
+            directory_id: Uuid::from_u128(config.node_id.unsigned_abs().into()),
         };
         let broker = Broker::start(deps).await.expect("broker");
         let deps = KafkaDeps {
@@ -105,6 +115,7 @@ impl Node {
         let protocol = KafkaProtocol::new(deps).expect("protocol");
         Self {
             protocol,
+            metadata,
             registry,
             drain: CancellationToken::new(),
             env,

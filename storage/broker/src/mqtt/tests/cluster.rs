@@ -52,7 +52,8 @@ async fn start_node(
 
 impl Cluster {
     async fn start() -> Self {
-        Self::start_with(Config::default().cluster.copy_bytes_per_second).await
+        let copy_rate = Config::default().cluster.copy_bytes_per_second;
+        Box::pin(Self::start_with(copy_rate)).await
     }
 
     /// Nodes that copy sealed segments at `copy_rate` bytes per second.
