@@ -56,7 +56,7 @@ enum Away {
     },
     /// They are in the response. What is sealed does not change, so they are not read again.
     Read,
-    /// Nobody had them.
+    /// Nobody gave them.
     Failed,
 }
 
@@ -398,8 +398,10 @@ impl<'a> Poll<'a> {
         // Where others have the records and none answers, the client waits as it would for new ones:
         // told at once, it would ask again at once.
         let failed = |reading: &Reading| {
-            let error = reading.response.error != 0 && reading.away != Away::Failed;
-            error || reading.response.diverging.is_some()
+            let error = reading.response.error;
+            let passes =
+                reading.away == Away::Failed && error == ErrorCode::NotLeaderOrFollower.code();
+            (error != 0 && !passes) || reading.response.diverging.is_some()
         };
         let bytes: usize = self
             .readings
