@@ -114,6 +114,8 @@ class Cluster:
         # Seeds are written into each node's command line, so the ports are all known first.
         self.nodes = {n: Node(self, n, settings or {}) for n in range(1, count + 1)}
         self.seeds = [node.peer_address for node in self.nodes.values()]
+        # Topic -> how many replicas it was made with.
+        self.replicas = {}
 
     def start(self):
         for node in self.nodes.values():
@@ -213,6 +215,7 @@ class Cluster:
     def begin_topic(self, name, partitions, replicas=3, config=None):
         """Asks for a topic; returns the client, which must be kept, and the future of the answer."""
         topic = NewTopic(name, partitions, replicas, config=config or {})
+        self.replicas[name] = replicas
         admin = self.admin()
         return admin, admin.create_topics([topic], request_timeout=CREATE_LIMIT_S)[name]
 
@@ -225,14 +228,16 @@ class Cluster:
         return self.admin().list_topics(name, timeout=ASK_LIMIT_S).topics[name].partitions
 
     def wait_whole(self, name, limit_s=60.0):
-        """Each partition of topic `name` has a leader, and all its replicas are in sync."""
+        """Each partition of topic `name` has a leader, and as many replicas in sync as it was made
+        with: after a fail-over it goes on with fewer, until the node is back."""
+        wanted = self.replicas[name]
         last = {}
 
         def whole():
             with suppress(KafkaException):
                 last.update(self.topic(name))
                 return all(
-                    p.leader in self.nodes and sorted(p.isrs) == sorted(p.replicas)
+                    p.leader in self.nodes and len(p.isrs) == len(p.replicas) == wanted
                     for p in last.values()
                 )
             return False
