@@ -81,6 +81,7 @@ pub(super) async fn seal_commit(inner: &Inner, step: Step) -> Result<(), Partiti
         tools: inner.tools.clone(),
         pool: inner.tools.pool.for_shard(inner.inbox.health().clone()),
         frozen: admin.clone().filter(|_| held),
+        begins_again: step.sealed.is_some_and(|sealed| sealed.id == step.next.id),
         next: step.next,
     };
     let made = blocking((&inner.tools, &inner.shared.dir), move || job.run()).await?;
@@ -95,6 +96,26 @@ pub(super) async fn seal_commit(inner: &Inner, step: Step) -> Result<(), Partiti
         remove_empty(inner, frozen.segment).await;
     }
     Ok(())
+}
+
+/// Holds the last segment, which was not to be had here, from its base on.
+pub(super) async fn hold(inner: &Inner, id: SegmentId) -> Result<(), PartitionError> {
+    let last = inner.shared.chain.read().last().cloned();
+    let last = last.filter(|last| last.id == id && last.end().is_none());
+    let Some(last) = last else {
+        let end = inner.shared.ends().log_end;
+        return Err(PartitionError::NotNext { end });
+    };
+    if last.held {
+        return Ok(());
+    }
+    // It ends empty, without a trace, and begins again.
+    let mut sealed = last.spec();
+    sealed.end = Some(sealed.base);
+    let mut next = last.spec();
+    next.held = true;
+    let sealed = Some(sealed);
+    seal_commit(inner, Step { sealed, next }).await
 }
 
 /// Where the last segment ends and whether all of it is here, if the step can be made.
@@ -149,6 +170,8 @@ struct SealJob {
     tools: Tools,
     pool: ShardPool,
     frozen: Option<Frozen>,
+    /// The next segment is the last one, which was not held.
+    begins_again: bool,
     next: SegmentSpec,
 }
 
@@ -188,6 +211,10 @@ impl SealJob {
         let interval = self.tools.options.index_interval_bytes;
         let wall_ms = self.tools.env.wall_ms();
         let dir = &self.shared.dir;
+        if self.begins_again {
+            // What an earlier life has left of it counts for nobody.
+            delete_file(fs, &paths::segment(dir, self.next.base, self.next.id))?;
+        }
         put_base_point(fs, dir, &self.next, (interval, wall_ms), memory)?;
         // Syncs the directory.
         create_active((fs, &self.pool), dir, &self.next, interval, wall_ms)

@@ -6,7 +6,7 @@
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use mainstem_record::SegmentId;
+use mainstem_record::{Offset, SegmentId};
 
 use super::{Inner, chain::blocking};
 use crate::{
@@ -45,6 +45,10 @@ pub(super) async fn memory(inner: &Inner, id: SegmentId) -> Result<Bytes, Partit
         let dedupe = match (led, before.filter(|before| before.held)) {
             (Some(led), _) => Some(led),
             (None, Some(before)) => at_end(&*fs, &before, expiry_ms(&options))?,
+            // Nothing comes before the first one.
+            (None, None) if segment.base == Offset::ZERO => {
+                Some(Arc::new(Dedupe::new(expiry_ms(&options))))
+            }
             (None, None) => None,
         };
         Ok(dedupe.map(|dedupe| Bytes::from(base_point(&segment.spec(), made, &dedupe))))

@@ -124,6 +124,19 @@ impl Partition {
         self.step(chain::Step { sealed, next }).await
     }
 
+    /// Begins to hold the active segment `id`, which was not to be had here, from its base on: this
+    /// node helps to seal it (R23). Nothing happens if it is held.
+    ///
+    /// # Errors
+    /// [`PartitionError::NotNext`] if it is not the active one; as [`Partition::seal_commit`].
+    pub async fn hold(&self, id: SegmentId) -> Result<(), PartitionError> {
+        let inner = self.inner.clone();
+        let work = async move { chain::hold(&inner, id).await };
+        super::to_its_end(&self.inner.tools.env, "log-seal", work)
+            .await
+            .unwrap_or(Err(PartitionError::Closed))
+    }
+
     /// Cuts the active segment to `end` (R33), as a follower or fenced: what lies above is gone, also
     /// from what is remembered of producers and QoS 2 sessions, and stays gone after a crash. A
     /// [`Partition::seal_begin`] before it does not count any more.

@@ -8,8 +8,8 @@ use std::{path::PathBuf, sync::Arc};
 use bytes::Bytes;
 use mainstem_env::{Env, Fs, MemFs};
 use mainstem_log::{
-    Commit, Flush, Log, LogOptions, Partition, PartitionError, PartitionSpec, Read, ReadError,
-    Role, SegmentSpec, Sought,
+    Ack, Commit, Flush, Log, LogOptions, Partition, PartitionError, PartitionSpec, Read, ReadError,
+    ReplicaAppend, Role, SegmentSpec, Sought,
 };
 use mainstem_record::{Codec, Offset, TimestampMs};
 use mainstem_simulation::{Dice, Process, SimFs, World, run as simulate};
@@ -112,6 +112,64 @@ fn replica_spec(source: &Source, held: impl Fn(usize) -> bool) -> PartitionSpec 
         settings: settings(Flush::Os),
         role: Role::Follower,
     }
+}
+
+/// A node that helps to seal a segment which it did not hold: it begins at the base, whatever an
+/// earlier life has left of it, and needs to be told what came before.
+#[test]
+fn the_active_segment_can_be_held_later() {
+    run(async {
+        let fs = Arc::new(MemFs::new());
+        let source = source(inline_env(fs.clone()), &[100]).await;
+        let mut spec = replica_spec(&source, |_| true);
+        let active = spec.segments[1];
+        spec.segments[1].held = false;
+        spec.role = Role::Fenced;
+        let fs = Arc::new(MemFs::new());
+        let (log, _events) = Log::start(
+            inline_env(fs.clone()),
+            options(),
+            &prometheus::Registry::new(),
+        )
+        .await
+        .unwrap();
+        // The sealed one has no file here either, which is none of this test's business.
+        spec.segments[0].held = false;
+        let path = path_of(&active, "log");
+        let replica = log.open_partition(spec).await.unwrap();
+        fs.write_atomic(&path, b"of an earlier life").unwrap();
+
+        let other = source.chain[0].id;
+        let refused = replica.hold(other).await;
+        assert!(matches!(refused, Err(PartitionError::NotNext { .. })));
+        replica.hold(active.id).await.unwrap();
+        assert!(replica.segments().last().unwrap().held);
+        assert_eq!(replica.ends().log_end, active.base);
+        assert!(fs.read(&path, 64).unwrap().is_empty());
+
+        assert!(replica.needs_memory());
+        let memory = source.partition.memory(active.id).await.unwrap();
+        replica.install_memory(memory).await.unwrap();
+        let tail = batch_of(&[(b"tail".to_vec(), 1)], Some((9, 0, 0)), Codec::None);
+        let ticket = source.partition.append(append(tail)).await.unwrap();
+        ticket.await.unwrap();
+        let tail = source
+            .partition
+            .read_tail(active.base, 1 << 20)
+            .await
+            .unwrap();
+        let copied = ReplicaAppend {
+            segment: active.id,
+            at: active.base,
+            batches: tail.batches.concat().into(),
+            ack: Ack::Durable,
+        };
+        replica.append_copied(copied).await.unwrap().await.unwrap();
+        assert_eq!(replica.ends().log_end, source.partition.ends().log_end);
+        // Once more, it stays as it is.
+        replica.hold(active.id).await.unwrap();
+        assert_eq!(replica.ends().log_end, source.partition.ends().log_end);
+    });
 }
 
 /// Copies what is missing of a segment; returns how many chunks that were.

@@ -70,7 +70,7 @@ impl Host {
     }
 
     /// Whether this node is to help to seal a segment that it is no replica of (R23).
-    fn is_recruited(&self, id: PartitionId, record: &PartitionRecord) -> bool {
+    pub(super) fn is_recruited(&self, id: PartitionId, record: &PartitionRecord) -> bool {
         let recruited = self.inner.recruited.lock().get(&id).copied();
         recruited.is_some() && record.active().map(|open| open.id) == recruited
     }

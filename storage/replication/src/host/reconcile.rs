@@ -194,6 +194,7 @@ impl Host {
             return Ok(());
         }
         self.follow_chain(hosted, image, record).await?;
+        self.hold_if_recruited(hosted, record).await?;
         self.take_settings(hosted, image, record).await;
         self.take_open_segment(hosted, image);
         self.thaw_if_given_up(hosted).await;
@@ -203,6 +204,21 @@ impl Host {
         hosted.state.lock().record = Some(record.clone());
         self.tell(hosted.id());
         role
+    }
+
+    /// R23: a partition that was open here before the controller asked has the segment in its chain,
+    /// but does not hold it.
+    async fn hold_if_recruited(
+        &self,
+        hosted: &Hosted,
+        record: &PartitionRecord,
+    ) -> Result<(), NotInLine> {
+        if self.is_recruited(hosted.id(), record)
+            && let Some(open) = record.active()
+        {
+            hosted.log().hold(open.id).await?;
+        }
+        Ok(())
     }
 
     /// Takes up the open segment with a machine, and gives the machine the image.

@@ -101,3 +101,46 @@ fn others_lead_when_a_node_dies_and_it_follows_when_it_is_back() {
         cluster.until("all are in sync", in_sync).await;
     });
 }
+
+#[test]
+fn a_node_that_is_back_helps_to_seal_what_it_is_no_replica_of() {
+    run(5, move |world| async move {
+        let mut cluster = Cluster::start(world, 3, SegmentFlush::Os).await;
+        cluster
+            .create_topic(usize::try_from(PARTITIONS).expect("few"), 2)
+            .await;
+        let mut acked = BTreeMap::new();
+        for index in 0..PARTITIONS {
+            let appended = cluster.put(partition(index), "before").await;
+            acked.insert(index, appended.last_offset);
+        }
+        let first = cluster.leader(partition(0)).expect("led").id;
+        let kept = cluster.kill(first);
+        // The next segments are placed on the two that are left.
+        for index in 0..PARTITIONS {
+            let appended = cluster.put(partition(index), "meanwhile").await;
+            acked.insert(index, appended.last_offset);
+        }
+        cluster.restart(first, kept).await;
+        // It holds all that is sealed, and nothing of what is open.
+        let is_back = || {
+            let mut all = (0..PARTITIONS).map(partition);
+            all.all(|id| cluster.nodes[&first].replication.held(id).is_some())
+        };
+        cluster.until("it has what is sealed", is_back).await;
+        let second = cluster.leader(partition(0)).expect("led").id;
+        let kept = cluster.kill(second);
+        // Of two replicas one is left: nothing goes on unless the other node is recruited (R23).
+        for index in 0..PARTITIONS {
+            let appended = cluster.put(partition(index), "after").await;
+            assert!(
+                appended.base_offset > acked[&index],
+                "an acknowledged record is lost"
+            );
+            acked.insert(index, appended.last_offset);
+        }
+        cluster.restart(second, kept).await;
+        until_equal(&cluster, &acked).await;
+        assert_same(&cluster).await;
+    });
+}
