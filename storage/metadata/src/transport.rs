@@ -21,9 +21,9 @@ pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What a request is for, as far as a transport cares: which of them wait behind which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Votes and what precedes them.
+    /// Votes, what precedes them, and heartbeats.
     Vote,
-    /// Entries of the log and heartbeats.
+    /// Entries of the log.
     Append,
     /// Chunks of snapshots: large and not urgent.
     Snapshot,

@@ -11,6 +11,7 @@
 )]
 
 mod chaos;
+mod far;
 mod history;
 mod quorum;
 mod scenes;

@@ -8,17 +8,18 @@ use tokio::sync::mpsc;
 
 use super::{
     LogId, Metrics, NodeId, RaftLog,
-    election::{is_majority, would_vote},
+    election::{WORD, would_vote},
+    heartbeat::Pacemaker,
     network::broker,
-    node::is_sole_voter,
     wire::Kind,
 };
 use crate::quorum::Leadership;
 
-/// How often the loop looks at the clock where there are other voters.
+/// How often the loop looks at the clock where there are other members.
 const TICK: Duration = Duration::from_millis(25);
-/// How long the others have to say whether they would vote.
-const PRE_VOTE_MAX: Duration = Duration::from_millis(250);
+/// How long one round waits for the others to say whether they would vote; those further away are
+/// heard after it ([`WORD`]).
+const ROUND_MAX: Duration = Duration::from_millis(250);
 
 /// Asks whether a vote would be given.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,6 +34,7 @@ impl RaftLog {
     pub(super) async fn drive(self: Arc<Self>) {
         let mut metrics = self.raft.metrics();
         let mut membership = None;
+        let mut pacemaker = Pacemaker::default();
         loop {
             let now = metrics.borrow_and_update().clone();
             if now.running_state.is_err() || self.is_closing() {
@@ -48,10 +50,11 @@ impl RaftLog {
                 self.set_addresses(&now);
             }
             self.tell(self.leadership_of(&now));
-            if self.is_to_seek_votes(&now) {
+            self.beat(&now, &mut pacemaker).await;
+            if may_seek_votes(&now, self.node) {
                 self.seek_votes(&now).await;
             }
-            let quiet = is_sole_voter(&now, self.node) && now.state == ServerState::Leader;
+            let quiet = is_alone(&now, self.node) && now.state == ServerState::Leader;
             let changed = metrics.changed();
             if quiet {
                 if changed.await.is_err() {
@@ -105,63 +108,59 @@ impl RaftLog {
         transport.set_addresses(addresses.collect());
     }
 
-    fn is_to_seek_votes(&self, metrics: &Metrics) -> bool {
-        let is_voter = metrics
-            .membership_config
-            .voter_ids()
-            .any(|id| id == self.node);
-        is_voter
-            && metrics.state != ServerState::Leader
-            && self.election.lock().is_due(self.env.now())
-    }
-
+    /// Asks the others if it is time to, and has Raft elect once a majority would vote for this node.
     async fn seek_votes(&self, metrics: &Metrics) {
         let voters = metrics.membership_config.membership().get_joint_config();
-        if self.would_win(voters).await {
-            tracing::info!(
-                term = metrics.current_term,
-                "no metadata leader: seeking votes"
-            );
-            if let Err(error) = self.raft.elect().await {
-                tracing::debug!(%error, "raft has stopped");
-            }
+        if self.election.lock().is_due(self.env.now()) {
+            self.ask_voters(voters).await;
+            let random = self.env.random_u64();
+            self.election.lock().sought(self.env.now(), random);
         }
+        if !self.would_win(voters) {
+            return;
+        }
+        tracing::info!(
+            term = metrics.current_term,
+            "no metadata leader: seeking votes"
+        );
         let random = self.env.random_u64();
-        self.election.lock().sought(self.env.now(), random);
+        self.election.lock().elects(self.env.now(), random);
+        if let Err(error) = self.raft.elect().await {
+            tracing::debug!(%error, "raft has stopped");
+        }
     }
 
-    async fn would_win(&self, voters: &[BTreeSet<NodeId>]) -> bool {
+    fn would_win(&self, voters: &[BTreeSet<NodeId>]) -> bool {
+        let election = self.election.lock();
+        election.would_win(self.node, voters, self.env.now())
+    }
+
+    /// Asks all voters whether they would vote for this node, and waits for a majority, or a while.
+    async fn ask_voters(&self, voters: &[BTreeSet<NodeId>]) {
         let Some(last) = self.last_log_id().await else {
-            return false;
+            return;
         };
-        let others: BTreeSet<NodeId> = voters
-            .iter()
-            .flatten()
-            .copied()
-            .filter(|id| *id != self.node)
-            .collect();
+        let asked = self.env.now();
+        let mut others: BTreeSet<NodeId> = voters.iter().flatten().copied().collect();
+        others.remove(&self.node);
         let (answered, mut answers) = mpsc::channel(others.len().max(1));
         for id in others {
-            let (links, answered) = (self.links.clone(), answered.clone());
+            let (links, election) = (self.links.clone(), Arc::clone(&self.election));
+            let answered = answered.clone();
             self.env.spawn("metadata-pre-vote", async move {
                 let question = PreVote { last };
-                let asked = links.call(id, Kind::PreVote, &question, PRE_VOTE_MAX);
-                let grants = asked.await.unwrap_or(false);
-                // Nobody waits once there is a majority.
-                let _ = answered.send((id, grants)).await;
+                let word = links.call(id, Kind::PreVote, &question, WORD);
+                if word.await.unwrap_or(false) {
+                    election.lock().granted(id, asked);
+                }
+                // Nobody waits any more once there is a majority, or after a while.
+                let _ = answered.send(()).await;
             });
         }
         drop(answered);
-        let mut granted = BTreeSet::from([self.node]);
-        // In the order in which they come: who is gone says nothing for long.
-        while !is_majority(voters, &granted)
-            && let Some((id, grants)) = answers.recv().await
-        {
-            if grants {
-                granted.insert(id);
-            }
-        }
-        is_majority(voters, &granted)
+        let majority = async { while !self.would_win(voters) && answers.recv().await.is_some() {} };
+        // Both ends are fine: what comes later counts as well.
+        let _ = self.env.timeout(ROUND_MAX, majority).await;
     }
 
     /// The end of the log; the outer `None` if the store has failed.
@@ -191,6 +190,12 @@ impl RaftLog {
         grants
     }
 
+    /// This node has voted for another.
+    pub(super) fn voted(&self) {
+        let random = self.env.random_u64();
+        self.election.lock().voted(self.env.now(), random);
+    }
+
     /// Whether this node follows a leader that it has not heard for long.
     pub(super) fn is_overdue(&self) -> bool {
         self.raft.metrics().borrow().state != ServerState::Leader
@@ -202,4 +207,18 @@ impl RaftLog {
         let random = self.env.random_u64();
         self.election.lock().hear(self.env.now(), random);
     }
+}
+
+fn may_seek_votes(metrics: &Metrics, node: NodeId) -> bool {
+    let mut voters = metrics.membership_config.voter_ids();
+    metrics.state != ServerState::Leader && voters.any(|id| id == node)
+}
+
+/// Whether there is nobody else, not even one that only follows.
+fn is_alone(metrics: &Metrics, node: NodeId) -> bool {
+    metrics
+        .membership_config
+        .nodes()
+        .map(|(id, _)| *id)
+        .eq([node])
 }

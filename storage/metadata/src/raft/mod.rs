@@ -8,6 +8,7 @@
 mod check;
 mod driver;
 mod election;
+mod heartbeat;
 mod log_store;
 mod members;
 mod network;

@@ -26,7 +26,7 @@ use crate::transport::{CallError, Transport};
 
 /// How long a snapshot's chunk may take: it is written to disk on the other side.
 pub(super) const SNAPSHOT_CHUNK_MS: u64 = 10_000;
-/// The pause before a node that cannot be reached is tried again: shorter than openraft's limit for
+/// The pause before a node that cannot be reached is tried again: shorter than openraft's limits for
 /// a call.
 const BACKOFF: Duration = Duration::from_millis(50);
 

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use super::{
     Metrics, NodeId, Published, QuorumNode,
-    election::{Election, HEARTBEAT_MS, LEASE_MS, RAFT_LEASE_MS},
+    election::{Election, LEASE_MS, RAFT_LEASE_MS},
     log_store::LogStore,
     network::{LinkError, Links, SNAPSHOT_CHUNK_MS, broker},
     runtime::EnvRaft,
@@ -52,7 +52,10 @@ const LEADERLESS_MAX: Duration = Duration::from_secs(2);
 /// The pause before it is tried again, unless a leader appears.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// A leader that no majority has answered for so long takes no proposals.
-const QUORUM_SILENCE_MS_MAX: u64 = 2 * LEASE_MS;
+pub(super) const QUORUM_SILENCE_MS_MAX: u64 = 2 * LEASE_MS;
+/// How long a node has to answer an append, or a leader's question whether it still leads: there and
+/// back, and two syncs. While one is not answered, no other goes to that node.
+const APPEND_MS_MAX: u64 = 1000;
 /// Commands are bounded, so that an entry always fits into a body.
 const COMMAND_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -91,7 +94,7 @@ pub(crate) struct RaftLog {
     pub(super) links: Links,
     pub(super) me: QuorumNode,
     pub(super) voters_wanted: usize,
-    pub(super) election: Mutex<Election>,
+    pub(super) election: Arc<Mutex<Election>>,
     /// Where nodes are that have moved and cannot tell the quorum, by their seed addresses.
     pub(super) found_at: Mutex<BTreeMap<NodeId, String>>,
     pub(super) leadership: watch::Sender<Leadership>,
@@ -155,10 +158,11 @@ impl RaftLog {
             .map_err(raft_failed)?;
         let machine = StateMachine::new(env.clone(), Arc::clone(&store), published, state);
         let log = LogStore::new(env.clone(), Arc::clone(&store), Arc::clone(&committed));
-        let config = Arc::new(config()?);
+        let config = Arc::new(config());
         let making = Raft::new(node, config, links.clone(), log.clone(), machine);
         let raft = EnvRaft::start(&env, making).await.map_err(raft_failed)?;
-        let election = Mutex::new(Election::new(env.now(), env.random_u64()));
+        let election = Election::new(env.now(), env.random_u64());
+        let election = Arc::new(Mutex::new(election));
         Ok(Arc::new(Self {
             env,
             node,
@@ -463,10 +467,15 @@ pub(super) fn is_sole_voter(metrics: &Metrics, node: NodeId) -> bool {
     metrics.membership_config.voter_ids().eq([node])
 }
 
-fn config() -> Result<Config, MetadataError> {
-    let config = Config {
+/// It is not validated: openraft's rule that heartbeats are closer together than elections wait is
+/// about heartbeats of its own, which are off.
+fn config() -> Config {
+    Config {
         cluster_name: "mainstem".to_owned(),
-        heartbeat_interval: HEARTBEAT_MS,
+        // A leader beats by itself: see `heartbeat`. To openraft this is how long appends may take.
+        enable_heartbeat: false,
+        heartbeat_interval: APPEND_MS_MAX,
+        // Also how long a vote may take.
         election_timeout_min: RAFT_LEASE_MS - 1,
         // Also the lease within which openraft gives no vote against a leader.
         election_timeout_max: RAFT_LEASE_MS,
@@ -477,8 +486,7 @@ fn config() -> Result<Config, MetadataError> {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,
         ..Config::default()
-    };
-    config.validate().map_err(raft_failed)
+    }
 }
 
 pub(super) fn raft_failed(error: impl std::fmt::Display) -> MetadataError {

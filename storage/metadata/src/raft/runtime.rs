@@ -114,6 +114,17 @@ impl EnvRaft {
         self.call(async |raft| raft.trigger().elect().await).await
     }
 
+    /// Has the node send an append to every other, or its next one where one is not answered yet.
+    pub(crate) async fn heartbeat(&self) -> Result<(), Fatal<NodeId>> {
+        self.call(async |raft| raft.trigger().heartbeat().await)
+            .await
+    }
+
+    /// Has the node's loop do something, after all that it was told before.
+    pub(crate) fn in_loop(&self, work: impl FnOnce() + Send + 'static) {
+        self.raft.external_request(move |_| work());
+    }
+
     /// What the node tells of itself; needs no environment.
     pub(crate) fn metrics(&self) -> watch::Receiver<Metrics> {
         self.raft.metrics()

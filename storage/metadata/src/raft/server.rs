@@ -50,10 +50,18 @@ impl RaftLog {
             Kind::Vote => {
                 let asked: VoteRequest<NodeId> = request.value()?;
                 let answer = self.raft().call(|raft| raft.vote(asked)).await;
-                wire::answer(&answer.map_err(raft)?)
+                let answer = answer.map_err(raft)?;
+                if answer.vote_granted {
+                    self.voted();
+                }
+                wire::answer(&answer)
             }
             Kind::Append => wire::answer(&self.append(request.value()?).await?),
             Kind::Snapshot => wire::answer(&self.install(&request).await?),
+            Kind::Heartbeat => {
+                self.hear_from(request.value()?);
+                wire::answer(&())
+            }
             Kind::PreVote => {
                 let PreVote { last } = request.value()?;
                 wire::answer(&self.grants(last).await)
@@ -78,7 +86,8 @@ impl RaftLog {
         Ok(answer)
     }
 
-    /// A leader is heard when its request arrives, not only when what it sent is on the disk.
+    /// A leader is heard when its heartbeat or request arrives, not only when what it sent is on the
+    /// disk.
     fn hear_from(&self, vote: Vote) {
         if vote.committed && vote >= self.raft().metrics().borrow().vote {
             self.hear();

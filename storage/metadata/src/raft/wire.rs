@@ -21,7 +21,7 @@ pub(crate) const WIRE_VERSION: u8 = 1;
 pub(crate) enum Kind {
     /// Raft: a vote.
     Vote,
-    /// Raft: entries or a heartbeat.
+    /// Raft: entries, or that there are none.
     Append,
     /// Raft: a chunk of a snapshot.
     Snapshot,
@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Found,
     /// Takes a node, or its new address, into the cluster.
     Join,
+    /// Who asks leads.
+    Heartbeat,
 }
 
 /// A request, split up.
@@ -64,7 +66,7 @@ pub(crate) enum WireError {
     Json(#[from] serde_json::Error),
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Vote,
     Kind::Append,
     Kind::Snapshot,
@@ -74,6 +76,7 @@ const KINDS: [Kind; 9] = [
     Kind::Hello,
     Kind::Found,
     Kind::Join,
+    Kind::Heartbeat,
 ];
 
 // === impl Kind ===
@@ -91,6 +94,7 @@ impl Kind {
             Self::Hello => 7,
             Self::Found => 8,
             Self::Join => 9,
+            Self::Heartbeat => 10,
         }
     }
 
@@ -104,7 +108,7 @@ impl Kind {
     /// What it is to the transport.
     pub(crate) fn purpose(self) -> Purpose {
         match self {
-            Self::Vote | Self::PreVote => Purpose::Vote,
+            Self::Vote | Self::PreVote | Self::Heartbeat => Purpose::Vote,
             Self::Append => Purpose::Append,
             Self::Snapshot => Purpose::Snapshot,
             Self::Propose | Self::ReadIndex => Purpose::Propose,
