@@ -28,6 +28,9 @@ const SEEDS: u64 = 3;
 const FAULTS: Duration = Duration::from_secs(30);
 const AFTERWARDS: Duration = Duration::from_secs(10);
 
+/// As long as it takes that nodes have later lives.
+const SHORTLY: Duration = Duration::from_secs(10);
+
 /// A client that has heard nothing for so long connects anew.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -98,8 +101,8 @@ impl Clients {
     }
 }
 
-/// Three nodes under a schedule; how much was promised.
-fn run(seed: u64) -> usize {
+/// Three nodes under a schedule of so long; how much was promised, and the digest of the history.
+fn run(seed: u64, faults: Duration) -> (usize, (u64, u64)) {
     mainstem_simulation::run(seed, |world| async move {
         world.net().set_links(LinkOptions {
             delay: Duration::from_micros(200),
@@ -115,7 +118,7 @@ fn run(seed: u64) -> usize {
         let doors: Vec<Door> = hosts.iter().map(|host| nodes.door(*host)).collect();
         let mut clients: Vec<Clients> = hosts.iter().map(|h| Clients::new(*h, &world)).collect();
         let stops = Cell::new(false);
-        let mut steps = steps(&world, hosts);
+        let mut steps = steps(&world, hosts, faults);
         let happen = async {
             let mut passed = Duration::ZERO;
             for step in steps.drain(..) {
@@ -144,18 +147,18 @@ fn run(seed: u64) -> usize {
             promised += one.promised();
             one.check(door).await;
         }
-        promised
+        (promised, world.trace().digest())
     })
 }
 
 /// Faults of the nodes, and of the network also between them and their clients.
-fn steps(world: &World, hosts: Vec<HostId>) -> Vec<Step> {
+fn steps(world: &World, hosts: Vec<HostId>, ends: Duration) -> Vec<Step> {
     let options = ChaosOptions {
         hosts: [hosts.as_slice(), &[CLIENTS]].concat(),
         // The clients themselves live on.
         processes: hosts,
         classes: CLASSES.to_vec(),
-        ends: FAULTS,
+        ends,
         pause_max: Duration::from_secs(2),
         lasts_max: Duration::from_secs(4),
     };
@@ -166,7 +169,8 @@ fn steps(world: &World, hosts: Vec<HostId>) -> Vec<Step> {
 fn nodes_keep_what_they_acknowledged_and_go_on() {
     let promised = AtomicU64::new(0);
     seeds::all("chaos", SEEDS, |seed| {
-        promised.fetch_add(run(seed) as u64, Ordering::Relaxed);
+        let (count, _) = run(seed, FAULTS);
+        promised.fetch_add(count as u64, Ordering::Relaxed);
     });
     println!("{promised:?} acknowledged");
 }
@@ -178,7 +182,7 @@ fn schedules_have_all_kinds_of_faults() {
     for seed in 0..SEEDS {
         mainstem_simulation::run(seed, |world| {
             let hosts = vec![HostId(1), HostId(2), HostId(3)];
-            faults.extend(steps(&world, hosts).iter().map(|step| step.fault));
+            faults.extend(steps(&world, hosts, FAULTS).iter().map(|step| step.fault));
             std::future::ready(())
         });
     }
@@ -216,5 +220,13 @@ fn first_life_of_a_node_repeats_its_history() {
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!(one.len(), other.len());
         assert!(one.lines().count() > 100, "{one}");
+    }
+}
+
+/// Also in their later lives, and with clients that connect anew.
+#[test]
+fn nodes_under_faults_repeat_their_history() {
+    for seed in mainstem_simulation::seeds(1) {
+        assert_eq!(run(seed, SHORTLY), run(seed, SHORTLY), "seed {seed}");
     }
 }
