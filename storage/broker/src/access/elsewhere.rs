@@ -301,3 +301,112 @@ fn within(chunk: Chunk, read: &Read) -> Chunk {
         from_cache: false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use mainstem_record::{BatchBuilder, LeaderEpoch, stamp};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn segment() -> SegmentId {
+        SegmentId(Uuid::from_u128(1))
+    }
+
+    /// Batches of two records, from offset 0 on.
+    fn chunk(batches: i64) -> Chunk {
+        let mut all = Vec::new();
+        for number in 0..batches {
+            let mut builder = BatchBuilder::default();
+            for _ in 0..2 {
+                builder.push_record(0, TimestampMs(1), None, Some(b"v"), []);
+            }
+            let mut batch = builder.finish().expect("a batch");
+            stamp(&mut batch, Offset(2 * number), LeaderEpoch(0));
+            all.extend_from_slice(&batch);
+        }
+        Chunk {
+            bytes: all.len(),
+            batches: vec![Bytes::from(all)],
+            next: Offset(2 * batches),
+            from_cache: false,
+        }
+    }
+
+    #[test]
+    fn what_others_give_is_cut_to_what_may_be_read() {
+        let whole = chunk(3);
+        let each = whole.bytes / 3;
+        let read = |end, bytes_max, at_least_one_batch| Read {
+            from: Offset(1),
+            bytes_max,
+            at_least_one_batch,
+            end: Offset(end),
+        };
+        let given = |read| {
+            let given = within(whole.clone(), &read);
+            let length: usize = given.batches.iter().map(Bytes::len).sum();
+            assert_eq!(given.bytes, length);
+            (given.next, length / each)
+        };
+        assert_eq!(given(read(6, 1 << 20, false)), (Offset(6), 3));
+        assert_eq!(given(read(9, 1 << 20, false)), (Offset(6), 3));
+        // As the log does it: batches that begin below the end.
+        assert_eq!(given(read(5, 1 << 20, false)), (Offset(6), 3));
+        assert_eq!(given(read(4, 1 << 20, false)), (Offset(4), 2));
+        assert_eq!(given(read(9, whole.bytes - 1, false)), (Offset(1), 0));
+        assert_eq!(given(read(9, whole.bytes - 1, true)), (Offset(6), 3));
+    }
+
+    #[test]
+    fn only_what_nobody_else_has_is_damaged() {
+        let (base, end) = (Offset(3), Offset(9));
+        let not_held = ReadError::NotHeld {
+            segment: segment(),
+            end: Some(end),
+        };
+        let damaged = ReadError::Damaged {
+            segment: segment(),
+            base,
+            end,
+        };
+        let unanswered = ReadError::Io(std::io::ErrorKind::NotConnected);
+        let deleted = ReadError::OutOfRange {
+            log_start: end,
+            log_end: end,
+        };
+        assert_eq!(worse(not_held, unanswered), not_held);
+        assert_eq!(worse(not_held, not_held), not_held);
+        assert_eq!(worse(damaged, unanswered), not_held);
+        assert_eq!(worse(damaged, not_held), damaged);
+        assert_eq!(worse(not_held, deleted), deleted);
+        assert_eq!(worse(damaged, ReadError::Removed), ReadError::Removed);
+    }
+
+    #[test]
+    fn of_the_highest_timestamps_the_first_counts() {
+        let at = |offset, timestamp| Some((Offset(offset), TimestampMs(timestamp)));
+        assert_eq!(better(None, None), None);
+        assert_eq!(better(at(5, 7), None), at(5, 7));
+        assert_eq!(better(at(5, 7), at(1, 7)), at(1, 7));
+        assert_eq!(better(at(1, 7), at(5, 8)), at(5, 8));
+        let lacking = |highest| Lacking {
+            segment: segment(),
+            base: Offset(10),
+            end: Offset(20),
+            highest: TimestampMs(highest),
+        };
+        let cases = [
+            (7, None, true),
+            (7, at(5, 6), true),
+            (7, at(5, 7), false),
+            (7, at(25, 7), true),
+            (7, at(25, 8), false),
+            (TimestampMs::NONE.0, at(5, 7), true),
+        ];
+        for (highest, best, beats) in cases {
+            assert_eq!(lacking(highest).may_beat(best), beats, "{highest} {best:?}");
+        }
+    }
+}
