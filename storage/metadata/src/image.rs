@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use imbl::{HashMap, OrdMap, Vector};
+use imbl::{OrdMap, Vector};
 use mainstem_record::{
     BrokerId, Incarnation, LeaderEpoch, Member, Offset, PartitionId, SegmentId, TimestampMs,
     TopicId,
@@ -26,7 +26,7 @@ pub struct Image {
     /// Topics by name.
     pub topics: OrdMap<String, TopicId>,
     /// The same topics by id.
-    pub topics_by_id: HashMap<TopicId, Arc<Topic>>,
+    pub topics_by_id: OrdMap<TopicId, Arc<Topic>>,
     /// The next producer id that has not been given to a broker.
     pub next_producer_id: i64,
     /// Broker configs set at runtime for the whole cluster, by Kafka name.

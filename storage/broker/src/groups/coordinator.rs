@@ -181,12 +181,12 @@ impl Coordinator {
         Ok(group)
     }
 
-    /// All groups, without holding any lock afterwards.
+    /// All groups by name, without holding any lock afterwards.
     pub(super) fn all(&self) -> Vec<Arc<Group>> {
-        self.groups
-            .iter()
-            .map(|entry| entry.value().clone())
-            .collect()
+        let groups = self.groups.iter();
+        let mut all: Vec<_> = groups.map(|entry| entry.value().clone()).collect();
+        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        all
     }
 
     /// Forgets a dead group, unless the name means another one already.

@@ -1,6 +1,6 @@
 //! How groups and offsets come back from the log.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use mainstem_record::{Offset, PartitionIndex};
 
@@ -14,7 +14,7 @@ use crate::internal::{InternalTopic, NotReplayed};
 /// What the log says of all groups.
 #[derive(Default)]
 pub(crate) struct Replayed {
-    pub(crate) groups: HashMap<String, (Option<Snapshot>, OffsetTable)>,
+    pub(crate) groups: BTreeMap<String, (Option<Snapshot>, OffsetTable)>,
     /// Records that were not understood.
     unreadable: u64,
 }

@@ -177,14 +177,26 @@ impl Hub {
         }
     }
 
+    /// The sessions that are online, by number.
+    pub(crate) fn all_online(&self) -> Vec<Arc<SessionEntry>> {
+        let online = self.online.iter();
+        let mut all: Vec<_> = online.map(|entry| entry.value().clone()).collect();
+        all.sort_unstable_by_key(|entry| entry.number);
+        all
+    }
+
+    /// The share groups, by name.
+    pub(crate) fn all_groups(&self) -> Vec<Arc<ShareGroup>> {
+        let groups = self.groups.iter();
+        let mut all: Vec<_> = groups.map(|group| group.value().clone()).collect();
+        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
     /// Tells every connection that the node is ending, and writes what is not yet written.
     pub(crate) async fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
-        let online: Vec<_> = self
-            .online
-            .iter()
-            .map(|entry| entry.value().clone())
-            .collect();
+        let online = self.all_online();
         for entry in &online {
             entry.notify.notify_one();
         }

@@ -102,7 +102,7 @@ struct Inner {
     seal_backoff: Duration,
     hosted: RwLock<HashMap<PartitionId, Arc<Hosted>>>,
     /// Partitions that do not work, with the reason.
-    failed: RwLock<HashMap<PartitionId, String>>,
+    failed: RwLock<BTreeMap<PartitionId, String>>,
     /// Held while a partition of the set is opened or removed.
     doors: [tokio::sync::Mutex<()>; DOORS],
     /// Segments that this node helps to seal without being a replica (R23).

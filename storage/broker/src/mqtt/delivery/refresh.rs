@@ -1,7 +1,7 @@
 //! Which partitions a subscription wants, and what happens when topics come, go or change their
 //! exposure.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use mainstem_config::{MqttAccess, OVERFLOW_TOPIC};
 use mainstem_metadata::{Image, RouteTarget, Topic};
@@ -50,7 +50,7 @@ impl Hub {
         mapping::is_readable(mapping::access(topic, &self.core.topic_config(topic)))
     }
 
-    fn seen(&self, image: &Image) -> HashMap<TopicId, Seen> {
+    fn seen(&self, image: &Image) -> BTreeMap<TopicId, Seen> {
         let visible = image.topics_by_id.values().filter(|topic| !topic.internal);
         let seen = visible.map(|topic| {
             let is_readable = self.is_readable(topic);
@@ -112,8 +112,8 @@ impl Hub {
     fn topics_changed(
         self: &Arc<Self>,
         image: &Image,
-        before: &HashMap<TopicId, Seen>,
-        now: &HashMap<TopicId, Seen>,
+        before: &BTreeMap<TopicId, Seen>,
+        now: &BTreeMap<TopicId, Seen>,
     ) {
         let is_open = |id: &TopicId| now.get(id).is_some_and(|seen| seen.is_readable);
         let closed = before
@@ -149,22 +149,12 @@ impl Hub {
         if topics.is_empty() {
             return;
         }
-        let online: Vec<_> = self
-            .online
-            .iter()
-            .map(|entry| entry.value().clone())
-            .collect();
-        for entry in online {
+        for entry in self.all_online() {
             for (topic, start) in topics {
                 self.add_feeds(&entry, image, topic, *start);
             }
         }
-        let groups: Vec<_> = self
-            .groups
-            .iter()
-            .map(|group| group.value().clone())
-            .collect();
-        for group in groups {
+        for group in self.all_groups() {
             for (topic, start) in topics {
                 self.add_group_feeds(&group, image, topic, *start);
             }

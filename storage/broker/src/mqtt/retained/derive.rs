@@ -120,13 +120,7 @@ impl Hub {
 
     /// Looks at everything above the marks of the last life of the node.
     pub(crate) async fn repair_retained(&self) {
-        let marks: Vec<Arc<Mark>> = self
-            .retained
-            .marks
-            .iter()
-            .map(|mark| mark.value().clone())
-            .collect();
-        for mark in marks {
+        for mark in self.retained.all_marks() {
             let from = Offset(mark.at.load(Ordering::SeqCst));
             if let Err(error) = self.repair_partition(mark.partition, from).await {
                 // The mark stays, so the next start tries again.
@@ -290,13 +284,7 @@ impl Hub {
     }
 
     async fn advance_marks(&self) {
-        let marks: Vec<Arc<Mark>> = self
-            .retained
-            .marks
-            .iter()
-            .map(|mark| mark.value().clone())
-            .collect();
-        for mark in marks {
+        for mark in self.retained.all_marks() {
             // The end first: what begins after it is appended above it.
             let Ok(partition) = self.core.partition(mark.partition) else {
                 continue;

@@ -135,6 +135,14 @@ impl Retained {
         }
     }
 
+    /// The marks, by partition.
+    fn all_marks(&self) -> Vec<Arc<Mark>> {
+        let marks = self.marks.iter();
+        let mut all: Vec<_> = marks.map(|mark| mark.value().clone()).collect();
+        all.sort_unstable_by_key(|mark| mark.partition);
+        all
+    }
+
     /// The number of retained messages.
     pub(crate) fn len(&self) -> usize {
         self.view.read().len()

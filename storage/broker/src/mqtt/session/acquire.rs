@@ -295,7 +295,8 @@ impl Hub {
             self.core
                 .spawn("mqtt sessions", self.clone().apply_sessions(index));
         }
-        let entries: Vec<_> = self.sessions.iter().map(|entry| entry.clone()).collect();
+        let mut entries: Vec<_> = self.sessions.iter().map(|entry| entry.clone()).collect();
+        entries.sort_unstable_by_key(|entry| entry.number);
         let hub = self.clone();
         self.core.spawn("mqtt sessions", async move {
             for entry in entries {

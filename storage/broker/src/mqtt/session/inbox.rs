@@ -384,7 +384,9 @@ impl Inbox {
             let unsent = lowest.get(partition).copied().unwrap_or(passed);
             (*partition, passed.min(unsent))
         };
-        self.feeds.iter().map(position).collect()
+        let mut all: Vec<_> = self.feeds.iter().map(position).collect();
+        all.sort_unstable();
+        all
     }
 
     /// The connection has ended: drops the queue and all feeds. The caller has taken

@@ -11,7 +11,10 @@
 //! claim is followed by a look at the state that it found. A cluster of one has no claims, applies
 //! nothing and asks nobody.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use mainstem_log::Partition;
 use mainstem_record::{LeaderEpoch, Offset, PartitionIndex};
@@ -111,7 +114,7 @@ impl Owners {
     pub(super) fn groups(
         &self,
         index: PartitionIndex,
-    ) -> HashMap<String, Vec<(mainstem_record::PartitionId, Offset)>> {
+    ) -> BTreeMap<String, Vec<(mainstem_record::PartitionId, Offset)>> {
         let part = self.part(index);
         part.map(|part| part.applied.lock().groups.clone())
             .unwrap_or_default()

@@ -31,8 +31,8 @@ use crate::{
 /// What the records say, before it is made sense of.
 #[derive(Default)]
 pub(super) struct Replayed {
-    pub(super) sessions: HashMap<String, ReplayedSession>,
-    pub(super) groups: HashMap<String, Vec<(PartitionId, Offset)>>,
+    pub(super) sessions: BTreeMap<String, ReplayedSession>,
+    pub(super) groups: BTreeMap<String, Vec<(PartitionId, Offset)>>,
     damaged: usize,
 }
 
@@ -163,7 +163,7 @@ impl Hub {
         self: &Arc<Self>,
         client: &str,
         session: ReplayedSession,
-        groups: &HashMap<String, Vec<(PartitionId, Offset)>>,
+        groups: &BTreeMap<String, Vec<(PartitionId, Offset)>>,
         starts_timers: bool,
     ) {
         let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -234,7 +234,7 @@ impl Hub {
         (client, full): (&str, &str),
         record: SubscriptionRecord,
         is_over: bool,
-        groups: &HashMap<String, Vec<(PartitionId, Offset)>>,
+        groups: &BTreeMap<String, Vec<(PartitionId, Offset)>>,
     ) {
         let mut starts = record.starts;
         starts.sort_unstable_by_key(|(partition, _)| *partition);

@@ -164,14 +164,10 @@ pub(super) fn all_keys(client: &str, state: &State) -> Vec<bytes::Bytes> {
     let mut keys: Vec<bytes::Bytes> = filters
         .map(|filter| Key::Subscription { client, filter }.encode())
         .collect();
-    let packet_ids = state.inbound.keys();
-    keys.extend(packet_ids.map(|id| {
-        Key::Intent {
-            client,
-            packet_id: *id,
-        }
-        .encode()
-    }));
+    let mut packet_ids: Vec<u16> = state.inbound.keys().copied().collect();
+    packet_ids.sort_unstable();
+    let intents = packet_ids.into_iter();
+    keys.extend(intents.map(|packet_id| Key::Intent { client, packet_id }.encode()));
     keys.push(Key::Outbound { client }.encode());
     keys.push(Key::Session { client }.encode());
     keys

@@ -196,12 +196,7 @@ impl Hub {
     /// Writes the positions of groups that have changed and have members whose sessions outlive
     /// their connections.
     pub(crate) async fn checkpoint_groups(&self) {
-        let groups: Vec<_> = self
-            .groups
-            .iter()
-            .map(|group| group.value().clone())
-            .collect();
-        for group in groups {
+        for group in self.all_groups() {
             if !group.is_dirty.swap(false, Ordering::Relaxed) || !group.is_persistent() {
                 continue;
             }

@@ -185,7 +185,9 @@ impl ShareGroup {
             .iter()
             .map(|(partition, offset)| (*partition, *offset));
         let parked = parked.filter(|(partition, _)| !inner.feeds.contains_key(partition));
-        inner.feeds.iter().map(position).chain(parked).collect()
+        let mut all: Vec<_> = inner.feeds.iter().map(position).chain(parked).collect();
+        all.sort_unstable();
+        all
     }
 
     /// What the follower of a partition found, in order.
