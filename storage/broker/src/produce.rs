@@ -137,6 +137,10 @@ impl Future for ProduceTicket {
         Pin::new(&mut self.ticket).poll(context).map(|result| {
             let appended = result
                 .map_err(|error| ProduceError::with_message(code_of(&error), error.to_string()))?;
+            if appended.base_offset < Offset::ZERO {
+                // The producer takes it as a success of which no offset is known.
+                return Err(ErrorCode::DuplicateSequenceNumber.into());
+            }
             Ok(Produced {
                 base_offset: appended.base_offset,
                 log_append_time: appended.log_append_time.unwrap_or(TimestampMs::NONE),

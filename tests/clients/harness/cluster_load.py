@@ -42,7 +42,10 @@ class ProducerLoad:
         return len(self.acks)
 
     def places(self):
-        return [(ack.partition, ack.offset, ack.number) for ack in self.acks]
+        """Where what was acknowledged is. A record that a node finds sent again long after it was
+        written is acknowledged without an offset (DUPLICATE_SEQUENCE_NUMBER)."""
+        acks = (ack for ack in self.acks if ack.offset >= 0)
+        return [(ack.partition, ack.offset, ack.number) for ack in acks]
 
     def numbers(self):
         return {ack.number for ack in self.acks}

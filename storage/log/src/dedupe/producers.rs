@@ -1,7 +1,10 @@
 //! Idempotent producers: per producer the newest epoch and the last batches.
 //!
-//! An exact repeat of one of the last [`MARKS_MAX`] batches is a duplicate; anything else must
-//! follow the newest batch without a gap (Kafka's rules since KIP-98, five batches since KIP-360).
+//! An exact repeat of one of the last five batches is a duplicate; anything else must follow the
+//! newest batch without a gap (Kafka's rules since KIP-98, five batches since KIP-360). What lies
+//! further back is a duplicate, too, whose offsets are not known: a client that sends to a leader
+//! which was cut off goes on at the next leader with any number of batches before it learns that
+//! what it sent first is not acknowledged, though it may be in the log.
 
 use std::collections::HashMap;
 
@@ -10,8 +13,12 @@ use mainstem_record::{BatchHeader, Offset, ProducerEpoch, ProducerId, Sequence, 
 use super::Fields;
 use crate::error::AppendError;
 
-/// How many batches are remembered of a producer: a client has at most five in flight.
-pub(crate) const MARKS_MAX: usize = 5;
+/// How many marks are kept of a producer: a client has at most five batches in flight to one leader.
+/// The oldest of all stands for everything that came before those.
+pub(crate) const MARKS_MAX: usize = 6;
+
+/// So many sequences back at most, so that what is behind can be told from what is ahead.
+const BEHIND_MAX: i32 = 1 << 30;
 
 /// How many producers are remembered of a partition; beyond it the longest silent go.
 pub(crate) const PRODUCERS_MAX: usize = 65_536;
@@ -22,7 +29,7 @@ pub(crate) const PRODUCER_BYTES_MAX: usize = 8 + 2 + 8 + 1 + MARKS_MAX * 32;
 /// From how many producers on the expired ones are looked for.
 const SWEEP_AT_MIN: usize = 256;
 
-/// A batch that was appended.
+/// A batch that was appended, or several in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) first: Sequence,
@@ -47,7 +54,7 @@ pub(crate) struct Producer {
 pub(crate) enum Verdict {
     /// It comes next.
     New,
-    /// It was appended as this.
+    /// It was appended as this. One without a base is somewhere up to its last offset.
     Duplicate(Mark),
 }
 
@@ -67,6 +74,34 @@ const NO_MARK: Mark = Mark {
     timestamp: TimestampMs::NONE,
 };
 
+// === impl Mark ===
+
+impl Mark {
+    /// Both, if `next` follows without a gap and not too much comes together.
+    fn joined(&self, next: &Self) -> Self {
+        let follows = self.last.next(1) == next.first;
+        if !follows || distance(self.first, next.last) > BEHIND_MAX {
+            return *next;
+        }
+        Self {
+            first: self.first,
+            base: self.base,
+            ..*next
+        }
+    }
+
+    /// Whether the sequences `first` to `last` are among those of this mark.
+    fn covers(&self, first: Sequence, last: Sequence) -> bool {
+        let until_last = distance(self.first, last);
+        distance(self.first, first) <= until_last && until_last <= distance(self.first, self.last)
+    }
+}
+
+/// How many sequences after `from` comes `to`; they begin again at zero.
+fn distance(from: Sequence, to: Sequence) -> i32 {
+    to.0.wrapping_sub(from.0) & i32::MAX
+}
+
 // === impl Producer ===
 
 impl Producer {
@@ -85,6 +120,8 @@ impl Producer {
 
     fn push(&mut self, mark: Mark) {
         if self.len == MARKS_MAX {
+            let [oldest, next, ..] = &mut self.marks;
+            *next = oldest.joined(next);
             self.marks.rotate_left(1);
             self.len -= 1;
         }
@@ -137,6 +174,17 @@ impl Producers {
             let same = |mark: &&Mark| mark.first == first && mark.last == last;
             if let Some(mark) = producer.marks().iter().rev().find(same) {
                 return Ok(Verdict::Duplicate(*mark));
+            }
+            let before = producer
+                .marks()
+                .first()
+                .filter(|_| producer.len == MARKS_MAX);
+            if let Some(mark) = before.filter(|mark| mark.covers(first, last)) {
+                return Ok(Verdict::Duplicate(Mark {
+                    base: NO_MARK.base,
+                    timestamp: NO_MARK.timestamp,
+                    ..*mark
+                }));
             }
             match producer.marks().last() {
                 Some(mark) => mark.last.next(1),
@@ -303,7 +351,13 @@ mod tests {
                 matches!(verdict, Ok(Verdict::Duplicate(mark)) if mark.base.0 == i64::from(i) * 2)
             );
         }
-        for (sequence, records) in [(2, 2), (12, 1), (13, 2), (15, 1)] {
+        // Further back it is known only that it is there.
+        for (sequence, records) in [(0, 2), (2, 2), (0, 4), (1, 1)] {
+            let verdict = producers.check(&batch(0, sequence, records, 0), 0);
+            assert!(matches!(verdict, Ok(Verdict::Duplicate(mark))
+                if mark.base == Offset(-1) || (sequence, records) == (0, 4)));
+        }
+        for (sequence, records) in [(2, 3), (12, 1), (13, 2), (15, 1)] {
             assert!(matches!(
                 producers.check(&batch(0, sequence, records, 0), 0),
                 Err(AppendError::OutOfOrderSequence {
@@ -312,6 +366,31 @@ mod tests {
                 })
             ));
         }
+    }
+
+    #[test]
+    fn what_is_known_reaches_back_without_a_gap_and_over_the_end_of_the_sequences() {
+        let mut producers = Producers::new(1000);
+        let mut sequence = Sequence(i32::MAX - 10);
+        for base in 0..20 {
+            let header = batch(0, sequence.0, 2, base * 2);
+            assert_eq!(producers.check(&header, 0), Ok(Verdict::New));
+            producers.record(&header, 0);
+            sequence = sequence.next(2);
+        }
+        let before = [i32::MAX - 10, i32::MAX - 1, 1, 3];
+        for first in before {
+            let verdict = producers.check(&batch(0, first, 1, 0), 0);
+            assert!(matches!(verdict, Ok(Verdict::Duplicate(mark)) if mark.base == Offset(-1)));
+        }
+        let unknown = producers.check(&batch(0, i32::MAX - 12, 1, 0), 0);
+        assert!(unknown.is_err());
+        let encoded = {
+            let mut out = Vec::new();
+            producers.encode(&mut out);
+            out
+        };
+        assert_eq!(Producers::decode(&encoded, 1000).as_ref(), Some(&producers));
     }
 
     #[test]
