@@ -46,18 +46,24 @@ def kill(drill, node):
 
 def stop(drill, node):
     drill.wait_whole()
-    drill.fail_over("SIGSTOP", node, drill.cluster.nodes[node].pause)
-    let_pass(STOP_S, "the stopped node must not wake before others lead")
-    drill.cluster.nodes[node].resume()
+
+    def wake():
+        let_pass(STOP_S, "the stopped node must not wake before others lead")
+        drill.cluster.nodes[node].resume()
+
+    drill.fail_over("SIGSTOP", node, drill.cluster.nodes[node].pause, wake)
 
 
 def isolate(drill, node, clients=True):
     drill.wait_whole()
     network = drill.cluster.network
     kind = "isolated" if clients else "isolated from nodes"
-    drill.fail_over(kind, node, lambda: network.isolate(node, clients))
-    let_pass(STOP_S, "the isolated node must not come back before others lead")
-    network.heal_all()
+
+    def heal():
+        let_pass(STOP_S, "the isolated node must not come back before others lead")
+        network.heal_all()
+
+    drill.fail_over(kind, node, lambda: network.isolate(node, clients), heal)
 
 
 @pytest.mark.timeout(300)

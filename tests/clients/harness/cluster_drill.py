@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass, field
 
 import paho.mqtt.client as paho
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import AdminClient
 
 from .checker import DUPLICATE, LOST, REORDERED, Row, TopicLog
 from .cluster_load import JavaLoad, LibrdkafkaLoad
@@ -19,6 +21,8 @@ from .read_back import read
 from .wait import until
 
 EVENTS, SHARED = "events", "shared"
+# What clients that begin after a fault write to; nobody judges it.
+PROBED = "probed"
 GROUP = "drill-group"
 PARTITIONS = 12
 REPLICAS, MIN_INSYNC = 3, 2
@@ -36,18 +40,25 @@ class Measured:
 
     kind: str
     node: int
-    # Partition -> time, for those that the node led.
+    # Partition -> time, for those that the node led: of the load that was under way.
     partitions: dict = field(default_factory=dict)
+    # The same of a producer that begins after the fault, where the node's connections stay open.
+    fresh: dict = field(default_factory=dict)
 
     @property
     def worst(self):
         return max(self.partitions.values(), default=0.0)
 
+    @property
+    def worst_fresh(self):
+        return max(self.fresh.values(), default=0.0)
+
     def __str__(self):
         if not self.partitions:
             return f"{self.kind} of node {self.node}: it led nothing"
         times = " ".join(f"{p}:{t:.2f}" for p, t in sorted(self.partitions.items()))
-        return f"{self.kind} of node {self.node}: worst {self.worst:.2f} s ({times})"
+        fresh = f"; of new clients {self.worst_fresh:.2f} s" if self.fresh else ""
+        return f"{self.kind} of node {self.node}: worst {self.worst:.2f} s ({times}){fresh}"
 
 
 class ClusterDrill:
@@ -55,7 +66,7 @@ class ClusterDrill:
         self.cluster = cluster
         self.measured = []
         config = {"min.insync.replicas": str(min_insync)}
-        for topic in (EVENTS, SHARED):
+        for topic in (EVENTS, SHARED, PROBED):
             cluster.create_topic(topic, PARTITIONS, replicas, config)
         self.wait_whole()
         self.java = JavaLoad(cluster, EVENTS, PARTITIONS, JAVA_RATE)
@@ -85,7 +96,7 @@ class ClusterDrill:
     # === while it runs ===
 
     def wait_whole(self, limit_s=LIMIT_S):
-        for topic in (EVENTS, SHARED):
+        for topic in (EVENTS, SHARED, PROBED):
             self.cluster.wait_whole(topic, limit_s)
 
     def wait_flowing(self, more=100):
@@ -107,12 +118,22 @@ class ClusterDrill:
     def describe(self):
         return "; ".join(load.describe() for load in self.loads)
 
-    def fail_over(self, kind, node, inject):
-        """Runs `inject`, and waits until every partition that `node` led takes records again."""
+    def fail_over(self, kind, node, inject, recover=None):
+        """Runs `inject`, and waits until every partition that `node` led takes records again.
+
+        With `recover` the connections of the load that is under way stay open, and it waits for their
+        answers: so new clients are what tells when others lead. Then `recover` ends the fault."""
         led = self.cluster.led_by(EVENTS, node)
         before = len(self.java.acks)
+        probed = self.cluster.led_by(PROBED, node) if recover else []
         moment = time.monotonic()
         inject()
+        if recover:
+            # Cuts take a moment to make; what is acknowledged meanwhile is no success after them.
+            moment = time.monotonic()
+        fresh = self.fresh_times(node, probed, moment) if probed else {}
+        if recover:
+            recover()
 
         def times():
             self.check_errors()
@@ -125,10 +146,37 @@ class ClusterDrill:
             return f"{kind} of node {node}: no success of partitions {late} since; {self.describe()}"
 
         found = until(times, missing, FAILOVER_LIMIT_S, every_s=0.05)
-        measured = Measured(kind, node, {partition: found[partition] for partition in led})
+        measured = Measured(kind, node, {p: found[p] for p in led}, fresh)
         self.measured.append(measured)
         print(measured, flush=True)
         return measured
+
+    def fresh_times(self, node, led, moment):
+        """Partition of `PROBED` -> seconds from `moment` to the acknowledgement of a record by a
+        producer that begins when the nodes other than `node` name another leader for all of `led`."""
+        others = [it.bootstrap for it in self.cluster.nodes.values() if it.number != node]
+        settings = {"bootstrap.servers": ",".join(others), "log_level": 0}
+
+        def moved():
+            # One that knows `node` may go on asking it, and hears what was true before the fault.
+            try:
+                topic = AdminClient(settings).list_topics(PROBED, timeout=1).topics[PROBED]
+            except KafkaException:
+                return False
+            return all(topic.partitions[p].leader not in (-1, node) for p in led)
+
+        until(moved, f"others lead what node {node} led", FAILOVER_LIMIT_S, every_s=0.05)
+        producer, found = Producer({**settings, "enable.idempotence": True}), {}
+
+        def delivered(error, message):
+            if not error:
+                found[message.partition()] = time.monotonic() - moment
+
+        for partition in led:
+            producer.produce(PROBED, b"probe", partition=partition, on_delivery=delivered)
+        producer.flush(FAILOVER_LIMIT_S)
+        assert set(found) == set(led), f"new records of {led} were acknowledged on {sorted(found)}"
+        return found
 
     def summary(self):
         """A line for each kind of fault: how many, median and worst of the worst partitions."""
@@ -136,6 +184,8 @@ class ClusterDrill:
         for measured in self.measured:
             if measured.partitions:
                 kinds.setdefault(measured.kind, []).append(measured.worst)
+            if measured.fresh:
+                kinds.setdefault(f"{measured.kind}, new clients", []).append(measured.worst_fresh)
         return [
             f"{kind}: {len(times)} times, median {statistics.median(times):.2f} s,"
             f" worst {max(times):.2f} s"
