@@ -84,7 +84,8 @@ class JavaLoad(ProducerLoad):
                 for partition, offset, number, sent, acked in line["acks"]
             ]
             self.sent_count = line["sent"]
-            self.has_ended = line["end"]
+            # The other thread may speak once more afterwards.
+            self.has_ended |= line["end"]
 
     def stop(self):
         """Sends no more; returns when everything sent is acknowledged, or has failed."""
