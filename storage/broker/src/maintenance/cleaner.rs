@@ -129,6 +129,11 @@ impl Cleaner {
             if !config.cleanup.compact || self.uncleanable.contains_key(&id) {
                 continue;
             }
+            // Nothing gives the other replicas what comes in the place of their segments: metadata
+            // would refuse it each time.
+            if self.core.replica_count(id) > 1 {
+                continue;
+            }
             let now = self.core.env.wall_ms();
             let Some(candidate) = candidate(partition, record, config, now) else {
                 continue;

@@ -42,8 +42,11 @@ impl Writer {
         if let Some(error) = self.refusal(core) {
             return Err(error);
         }
-        if matches!(role, Role::Leader(_)) && !self.may_lead() {
-            return Err(PartitionError::NoMemory);
+        if matches!(role, Role::Leader(_)) {
+            self.forget_what_was_dropped();
+            if self.needs_memory() {
+                return Err(PartitionError::NoMemory);
+            }
         }
         let before = std::mem::replace(&mut self.role, role);
         if before == role {
@@ -213,10 +216,10 @@ impl Writer {
         self.shared.needs_memory.load(Ordering::Acquire)
     }
 
-    /// Whether it knows what is remembered at its base. Where all that came before was dropped, nobody
-    /// can tell any more but replicas that went on all the time: the leader begins with nothing then,
-    /// as with producers that have expired.
-    fn may_lead(&self) -> bool {
+    /// Where all that came before was dropped, nobody can tell any more what was remembered, but
+    /// replicas that went on all the time: the leader begins with nothing then, as with producers
+    /// that have expired.
+    fn forget_what_was_dropped(&self) {
         if self.needs_memory() && self.shared.has_dropped_all_sealed() {
             tracing::info!(
                 partition = %self.shared.id,
@@ -224,7 +227,6 @@ impl Writer {
             );
             self.shared.needs_memory.store(false, Ordering::Release);
         }
-        !self.needs_memory()
     }
 
     fn is_at_base(&self) -> bool {

@@ -29,9 +29,18 @@ pub(super) struct Work {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotInLine {
     #[error(transparent)]
-    Log(#[from] PartitionError),
+    Log(PartitionError),
     #[error("what came before its segment is not known here yet")]
     NoMemory,
+}
+
+impl From<PartitionError> for NotInLine {
+    fn from(error: PartitionError) -> Self {
+        match error {
+            PartitionError::NoMemory => Self::NoMemory,
+            error => Self::Log(error),
+        }
+    }
 }
 
 // === impl Host ===
@@ -274,8 +283,7 @@ impl Host {
         match self.set_role(hosted, role).await {
             Err(PartitionError::NoMemory) => {
                 // A copy of the segment before it may have been verified since the log was opened.
-                let memory = hosted.log().memory(open.id).await;
-                let memory = memory.map_err(|_| NotInLine::NoMemory)?;
+                let memory = hosted.log().memory(open.id).await?;
                 hosted.log().install_memory(memory).await?;
                 self.set_role(hosted, role).await?;
             }

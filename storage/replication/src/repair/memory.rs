@@ -35,9 +35,17 @@ impl<H: Copies> Repair<H> {
             let Some(_turn) = Turn::take(inner, segment) else {
                 return;
             };
+            let mut is_told = false;
             while forgotten(inner, id) == Some(segment) {
                 if ask_all(inner, (id, segment)).await {
                     return;
+                }
+                if !is_told {
+                    tracing::warn!(
+                        partition = %id, %segment,
+                        "to be led here, and nobody tells yet what is remembered of its producers"
+                    );
+                    is_told = true;
                 }
                 inner.env.sleep(PAUSE).await;
             }

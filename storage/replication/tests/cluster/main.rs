@@ -26,6 +26,18 @@ async fn until_equal(cluster: &Cluster, acked: &BTreeMap<i32, Offset>) {
     }
 }
 
+/// Appends one record to each partition, after all that were acknowledged before.
+async fn put_in_each(cluster: &Cluster, value: &str, acked: &mut BTreeMap<i32, Offset>) {
+    for index in 0..PARTITIONS {
+        let appended = cluster.put(partition(index), value).await;
+        let before = acked.insert(index, appended.last_offset);
+        assert!(
+            before.is_none_or(|before| appended.base_offset > before),
+            "an acknowledged record is lost"
+        );
+    }
+}
+
 async fn assert_same(cluster: &Cluster) {
     for id in (0..PARTITIONS).map(partition) {
         let mut all = Vec::new();
@@ -45,12 +57,7 @@ fn replicate(flush: SegmentFlush, seed: u64) {
             .await;
         let mut acked = BTreeMap::new();
         for round in 0..20 {
-            for index in 0..PARTITIONS {
-                let appended = cluster
-                    .put(partition(index), &format!("{index} {round}"))
-                    .await;
-                acked.insert(index, appended.last_offset);
-            }
+            put_in_each(&cluster, &round.to_string(), &mut acked).await;
         }
         until_equal(&cluster, &acked).await;
         assert_same(&cluster).await;
@@ -71,25 +78,12 @@ fn others_lead_when_a_node_dies_and_it_follows_when_it_is_back() {
             .create_topic(usize::try_from(PARTITIONS).expect("few"), 2)
             .await;
         let mut acked = BTreeMap::new();
-        for index in 0..PARTITIONS {
-            let appended = cluster.put(partition(index), "before").await;
-            acked.insert(index, appended.last_offset);
-        }
+        put_in_each(&cluster, "before", &mut acked).await;
         let leader = cluster.leader(partition(0)).expect("led").id;
         let kept = cluster.kill(leader);
-        for index in 0..PARTITIONS {
-            let appended = cluster.put(partition(index), "meanwhile").await;
-            assert!(
-                appended.base_offset > acked[&index],
-                "an acknowledged record is lost"
-            );
-            acked.insert(index, appended.last_offset);
-        }
+        put_in_each(&cluster, "meanwhile", &mut acked).await;
         cluster.restart(leader, kept).await;
-        for index in 0..PARTITIONS {
-            let appended = cluster.put(partition(index), "after").await;
-            acked.insert(index, appended.last_offset);
-        }
+        put_in_each(&cluster, "after", &mut acked).await;
         until_equal(&cluster, &acked).await;
         let in_sync = || {
             (0..PARTITIONS).map(partition).all(|id| {
@@ -110,17 +104,11 @@ fn a_node_that_is_back_helps_to_seal_what_it_is_no_replica_of() {
             .create_topic(usize::try_from(PARTITIONS).expect("few"), 2)
             .await;
         let mut acked = BTreeMap::new();
-        for index in 0..PARTITIONS {
-            let appended = cluster.put(partition(index), "before").await;
-            acked.insert(index, appended.last_offset);
-        }
+        put_in_each(&cluster, "before", &mut acked).await;
         let first = cluster.leader(partition(0)).expect("led").id;
         let kept = cluster.kill(first);
         // The next segments are placed on the two that are left.
-        for index in 0..PARTITIONS {
-            let appended = cluster.put(partition(index), "meanwhile").await;
-            acked.insert(index, appended.last_offset);
-        }
+        put_in_each(&cluster, "meanwhile", &mut acked).await;
         cluster.restart(first, kept).await;
         // It holds all that is sealed, and nothing of what is open.
         let is_back = || {
@@ -131,14 +119,7 @@ fn a_node_that_is_back_helps_to_seal_what_it_is_no_replica_of() {
         let second = cluster.leader(partition(0)).expect("led").id;
         let kept = cluster.kill(second);
         // Of two replicas one is left: nothing goes on unless the other node is recruited (R23).
-        for index in 0..PARTITIONS {
-            let appended = cluster.put(partition(index), "after").await;
-            assert!(
-                appended.base_offset > acked[&index],
-                "an acknowledged record is lost"
-            );
-            acked.insert(index, appended.last_offset);
-        }
+        put_in_each(&cluster, "after", &mut acked).await;
         cluster.restart(second, kept).await;
         until_equal(&cluster, &acked).await;
         assert_same(&cluster).await;
